@@ -1,0 +1,5 @@
+//! The operator's side: probes and metrics, on listeners of their own.
+
+mod probes;
+
+pub use probes::{Draining, Guard, Probes};

@@ -1,0 +1,140 @@
+//! `/live`, `/ready` and `/metrics`, and nothing else.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST};
+use http::{Method, Response, StatusCode};
+use pingora::apps::http_app::ServeHttp;
+use pingora::protocols::http::ServerSession;
+
+use crate::telemetry::Metrics;
+
+/// Whether the process is on its way out. Set before it stops accepting, so that a balancer looks
+/// elsewhere first.
+#[derive(Clone, Debug, Default)]
+pub struct Draining(Arc<AtomicBool>);
+
+/// Who may ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guard {
+    /// Anybody who reaches the listener: probes come by address, with any `Host`.
+    None,
+    /// Only requests for a loopback host: a web page that was rebound to this address names its own.
+    LoopbackHost,
+}
+
+/// The answers for probes.
+pub struct Probes {
+    metrics: Arc<Metrics>,
+    draining: Draining,
+    guard: Guard,
+}
+
+impl Draining {
+    /// From now on the process is not ready.
+    pub fn begin(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    fn has_begun(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+impl Probes {
+    /// Probes of this process.
+    pub fn new(metrics: Arc<Metrics>, draining: Draining, guard: Guard) -> Self {
+        Self { metrics, draining, guard }
+    }
+
+    fn answer(&self, method: &Method, path: &str, host: &str) -> (StatusCode, Vec<u8>) {
+        if self.guard == Guard::LoopbackHost && !is_loopback(host) {
+            return (StatusCode::MISDIRECTED_REQUEST, b"no such host here\n".to_vec());
+        }
+        if method != Method::GET && method != Method::HEAD {
+            return (StatusCode::METHOD_NOT_ALLOWED, b"method not allowed\n".to_vec());
+        }
+        match path {
+            "/live" => (StatusCode::OK, b"live\n".to_vec()),
+            "/ready" if self.draining.has_begun() => {
+                (StatusCode::SERVICE_UNAVAILABLE, b"stopping\n".to_vec())
+            }
+            "/ready" => (StatusCode::OK, b"ready\n".to_vec()),
+            "/metrics" => (StatusCode::OK, self.metrics.render()),
+            _ => (StatusCode::NOT_FOUND, b"not found\n".to_vec()),
+        }
+    }
+}
+
+#[async_trait]
+impl ServeHttp for Probes {
+    async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
+        let head = session.req_header();
+        let host = head.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let (status, body) = self.answer(&head.method, head.uri.path(), host);
+        let length = body.len();
+        let body = if head.method == Method::HEAD { Vec::new() } else { body };
+        let answer = Response::builder()
+            .status(status)
+            .header(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")
+            .header(CACHE_CONTROL, "no-store")
+            .header(CONTENT_LENGTH, length);
+        let answer = match status {
+            StatusCode::METHOD_NOT_ALLOWED => answer.header(ALLOW, "GET, HEAD"),
+            _ => answer,
+        };
+        answer.body(body).unwrap_or_default()
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost")
+        || address.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Draining, Guard, Metrics, Probes};
+    use http::Method;
+    use std::sync::Arc;
+
+    fn check(probes: &Probes, path: &str, host: &str, status: u16, text: &str) {
+        let (found, body) = probes.answer(&Method::GET, path, host);
+        assert_eq!(found.as_u16(), status, "{path} for {host}");
+        assert!(String::from_utf8_lossy(&body).contains(text), "{path}");
+    }
+
+    #[test]
+    fn probes_say_live_ready_and_metrics() {
+        let draining = Draining::default();
+        let metrics = Arc::new(Metrics::new(1, 1));
+        let probes = Probes::new(Arc::clone(&metrics), draining.clone(), Guard::None);
+        check(&probes, "/live", "10.0.0.1:9900", 200, "live");
+        check(&probes, "/ready", "", 200, "ready");
+        check(&probes, "/metrics", "", 200, "toolgate_connections_open 0");
+        check(&probes, "/v1/servers", "", 404, "not found");
+        draining.begin();
+        check(&probes, "/ready", "", 503, "stopping");
+        check(&probes, "/live", "", 200, "live");
+        assert_eq!(probes.answer(&Method::POST, "/live", "").0.as_u16(), 405);
+    }
+
+    #[test]
+    fn the_admin_listener_serves_only_loopback_hosts() {
+        let metrics = Arc::new(Metrics::new(1, 1));
+        let probes = Probes::new(metrics, Draining::default(), Guard::LoopbackHost);
+        for host in ["localhost:9901", "127.0.0.1:9901", "[::1]:9901", "127.0.0.1"] {
+            check(&probes, "/live", host, 200, "live");
+        }
+        for host in ["evil.example.com:9901", "", "127.0.0.1.evil.example.com"] {
+            check(&probes, "/live", host, 421, "no such host");
+        }
+    }
+}

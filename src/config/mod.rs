@@ -1,0 +1,110 @@
+//! What is wanted: the YAML file becomes checked [`Settings`], or every problem in it is listed.
+
+mod place;
+mod problem;
+mod texts;
+mod reading;
+mod environment;
+mod tree;
+mod shape;
+mod scalars;
+mod url;
+mod secret;
+mod links;
+mod listeners;
+mod admin;
+mod cpu_quota;
+mod runtime;
+mod sessions;
+mod servers;
+mod routes;
+mod identity;
+mod telemetry;
+mod include;
+mod root;
+#[cfg(test)]
+mod tests;
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+pub use identity::{Anonymous, ApiKey, Identity};
+pub use listeners::{Listener, ListenerLimits, ProxyProtocol, Tls};
+pub use place::{Place, Sources};
+pub use problem::{Problem, Problems};
+pub use routes::Route;
+pub use runtime::Runtime;
+pub use secret::Secret;
+pub use servers::{Balance, Endpoint, HashKey, Protocol, Scheme, Server, Timeouts};
+pub use sessions::Sessions;
+pub use telemetry::{RequestLog, Telemetry};
+
+use reading::Reading;
+use root::RootText;
+use shape::Shape;
+
+/// The checked configuration: nothing below this module needs to check any of it again.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Where clients connect; at least one.
+    pub listeners: Vec<Listener>,
+    /// The address of the listener for probes and metrics.
+    pub health: Option<SocketAddr>,
+    /// The address of the operator's listener; always loopback in this version.
+    pub admin: Option<SocketAddr>,
+    /// What the process may use.
+    pub runtime: Runtime,
+    /// Where the gateway keeps what must outlive the process.
+    pub state_dir: PathBuf,
+    /// How MCP sessions are sealed.
+    pub sessions: Sessions,
+    /// The MCP servers, in the order of the files; at least one.
+    pub servers: Vec<Server>,
+    /// The public paths, in the order of the files; at least one.
+    pub routes: Vec<Route>,
+    /// Who may call.
+    pub identity: Identity,
+    /// What the gateway tells about itself.
+    pub telemetry: Telemetry,
+    /// The texts the settings came from, so that an engine's fault can show its line.
+    pub sources: Arc<Sources>,
+}
+
+/// Reads a file with everything it includes and every secret file it names.
+///
+/// # Errors
+/// Every problem found, never only the first.
+pub fn load(
+    path: &Path,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<Settings, Problems> {
+    let mut reading = Reading::new(environment);
+    match reading.open(path, None) {
+        Some(source) => root::settings(source, Some(path), reading),
+        None => Err(Problems::new(Arc::new(reading.texts.into_sources()), reading.problems)),
+    }
+}
+
+/// Reads a text; files that it names are relative to the working directory.
+///
+/// # Errors
+/// Every problem found, never only the first.
+pub fn parse(
+    text: &str,
+    file_name: &str,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<Settings, Problems> {
+    let mut reading = Reading::new(environment);
+    let source = reading.texts.add(file_name.to_owned(), PathBuf::new(), text);
+    root::settings(source, None, reading)
+}
+
+/// The JSON Schema of the configuration, draft 2020-12, for editors.
+#[must_use]
+pub fn schema() -> String {
+    let mut schema = RootText::schema();
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema".into();
+    schema["title"] = "Toolgate".into();
+    format!("{schema:#}\n")
+}

@@ -1,0 +1,110 @@
+//! Where a setting stands: a file, a line and a column, and the lines as they may be shown.
+
+/// Longer lines are shown as the part around the fault.
+const SHOWN_CHARS_MAX: usize = 120;
+
+/// A position in one of the configuration files; settings keep it where an engine may find a fault later.
+///
+/// The default is the main file as a whole.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    source: u32,
+    line: u32,
+    column: u32,
+}
+
+impl Place {
+    /// The line, counted from 1; 0 means the file as a whole.
+    #[must_use]
+    pub fn line(self) -> u32 {
+        self.line
+    }
+
+    /// The column in characters, counted from 1; 0 means the file as a whole.
+    #[must_use]
+    pub fn column(self) -> u32 {
+        self.column
+    }
+
+    pub(super) fn new(source: SourceId, line: usize, column: usize) -> Self {
+        Self { source: source.0, line: narrow(line), column: narrow(column) }
+    }
+
+    /// For what is missing in a text.
+    pub(super) fn start(source: SourceId) -> Self {
+        Self { source: source.0, line: 1, column: 1 }
+    }
+
+    /// For a file of which nothing could be read.
+    pub(super) fn file(source: SourceId) -> Self {
+        Self { source: source.0, line: 0, column: 0 }
+    }
+
+    pub(super) fn source(self) -> SourceId {
+        SourceId(self.source)
+    }
+
+    /// `file:line:column`, as editors and terminals understand it.
+    pub(super) fn within(self, file_name: &str) -> String {
+        match self.line {
+            0 => file_name.to_owned(),
+            line => format!("{file_name}:{line}:{}", self.column),
+        }
+    }
+}
+
+/// The index of a text, in the order of reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct SourceId(u32);
+
+impl SourceId {
+    pub(super) fn new(index: usize) -> Self {
+        Self(narrow(index))
+    }
+
+    pub(super) fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+fn narrow(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+/// The lines of all files that were read, with secrets already hidden; needed to show the line of a fault.
+#[derive(Debug, Clone, Default)]
+pub struct Sources {
+    list: Vec<Source>,
+}
+
+/// One file: its name as the operator wrote it, and its lines as they may be shown.
+#[derive(Debug, Clone)]
+pub(super) struct Source {
+    pub(super) name: String,
+    pub(super) lines: Vec<String>,
+}
+
+impl Sources {
+    pub(super) fn new(list: Vec<Source>) -> Self {
+        Self { list }
+    }
+
+    /// `file:line:column`, as editors and terminals understand it.
+    #[must_use]
+    pub fn locate(&self, place: Place) -> String {
+        place.within(self.source(place).map_or("<no file>", |source| &source.name))
+    }
+
+    /// The line, and the caret's distance from its start in characters.
+    pub(super) fn shown_line(&self, place: Place) -> Option<(String, usize)> {
+        let line = self.source(place)?.lines.get((place.line as usize).checked_sub(1)?)?;
+        let caret = (place.column as usize).saturating_sub(1);
+        let is_long = line.chars().count() > SHOWN_CHARS_MAX;
+        let start = if is_long { caret.saturating_sub(SHOWN_CHARS_MAX / 2) } else { 0 };
+        Some((line.chars().skip(start).take(SHOWN_CHARS_MAX).collect(), caret - start))
+    }
+
+    fn source(&self, place: Place) -> Option<&Source> {
+        self.list.get(place.source().index())
+    }
+}

@@ -1,0 +1,258 @@
+//! The whole file: its sections brought together, and the rules between them.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::Settings;
+use super::admin::{AdminText, HealthText};
+use super::identity::{self, IdentityText, IncludedIdentityText};
+use super::include::{self, IncludedText};
+use super::links::{Completeness, ServerNames};
+use super::listeners::{Listener, ListenerText};
+use super::place::{Place, SourceId};
+use super::problem::Problems;
+use super::reading::Reading;
+use super::routes::{self, RouteText};
+use super::runtime::{Runtime, RuntimeText};
+use super::servers::{self, ServerText};
+use super::sessions::{Sessions, SessionsText};
+use super::shape::{At, Entries, Field, shape};
+use super::telemetry::{Telemetry, TelemetryText};
+use super::tree::compose;
+
+/// Where the gateway keeps what must outlive the process, unless the file says otherwise.
+const STATE_DIR: &str = ".toolgate";
+
+shape! {
+    /// The configuration of Toolgate, the MCP gateway.
+    RootText {
+        /// Further files with servers, routes and API keys; `*` and `?` match within a name, relative to this file.
+        optional include: Vec<Field<String>>,
+        /// One plain address where clients connect; short for listeners with this address.
+        optional listen: SocketAddr,
+        /// The addresses where clients connect.
+        optional listeners: Vec<Field<ListenerText>>,
+        /// The listener for probes and metrics.
+        optional health: HealthText,
+        /// The listener for operators.
+        optional admin: AdminText,
+        /// What the process may use.
+        optional runtime: RuntimeText,
+        /// Where the gateway keeps what must outlive the process; relative to the working directory.
+        optional state_dir: PathBuf,
+        /// How MCP sessions are sealed.
+        optional sessions: SessionsText,
+        /// The MCP servers by name.
+        optional servers: Entries<ServerText>,
+        /// The public paths and what answers them.
+        optional routes: Vec<Field<RouteText>>,
+        /// Who may call.
+        optional identity: IdentityText,
+        /// What the gateway tells about itself.
+        optional telemetry: TelemetryText,
+    }
+}
+
+/// Makes settings of one source and what it includes, or tells everything that is wrong.
+pub(super) fn settings(
+    source: SourceId,
+    path: Option<&Path>,
+    mut reading: Reading<'_>,
+) -> Result<Settings, Problems> {
+    let checked =
+        read(source, &mut reading).and_then(|root| root.check(source, path, &mut reading));
+    let Reading { environment: _, texts, problems } = reading;
+    let sources = Arc::new(texts.into_sources());
+    match checked {
+        Some(settings) if problems.is_empty() => Ok(Settings { sources, ..settings }),
+        Some(_) | None => Err(Problems::new(sources, problems)),
+    }
+}
+
+fn read(source: SourceId, reading: &mut Reading<'_>) -> Option<RootText> {
+    match compose(source, reading) {
+        Some(root) => Field::read(&root, reading).value(),
+        None => {
+            // Without a tree something is noted already, except for a text without any value.
+            if reading.problems.is_empty() {
+                reading.problem(
+                    Place::start(source),
+                    "the file is empty",
+                    "begin with conf/minimal.yaml",
+                );
+            }
+            None
+        }
+    }
+}
+
+impl RootText {
+    fn check(
+        self,
+        source: SourceId,
+        path: Option<&Path>,
+        reading: &mut Reading<'_>,
+    ) -> Option<Settings> {
+        let Self {
+            include,
+            listen,
+            listeners,
+            health,
+            admin,
+            runtime,
+            state_dir,
+            sessions,
+            servers,
+            routes,
+            identity,
+            telemetry,
+        } = self;
+        let start = Place::start(source);
+        let listeners = check_listeners(start, listen, listeners, reading);
+        let health = health.value().and_then(HealthText::check);
+        let admin = admin.value().and_then(|admin| admin.check(reading));
+        note_shared_addresses(&listeners, health.as_ref(), admin.as_ref(), reading);
+
+        let included = include::read_all(path, include, reading);
+        let all = Merged::new(servers, routes, included);
+        let names = all.servers.0.iter().map(|(name, _)| name.value.clone()).collect();
+        let names = ServerNames::new(names, all.completeness);
+        if all.completeness == Completeness::Whole {
+            if all.servers.0.is_empty() {
+                reading.problem(
+                    start,
+                    "no server is defined",
+                    "add `servers:` with a name and its `endpoints:`",
+                );
+            }
+            if all.routes.is_empty() {
+                reading.problem(
+                    start,
+                    "no route is defined",
+                    "add `routes:` with `path:` and `server:`",
+                );
+            }
+        }
+        let servers = servers::check(all.servers, reading);
+        let routes = routes::check(all.routes, &names, reading);
+        Some(Settings {
+            identity: identity::check(identity.value(), all.identities, &listeners, reading),
+            listeners,
+            health: health.map(|health| health.value),
+            admin: admin.map(|admin| admin.value),
+            runtime: runtime.value().map_or_else(Runtime::default, RuntimeText::check),
+            state_dir: state_dir.or(PathBuf::from(STATE_DIR)),
+            sessions: sessions
+                .value()
+                .map_or_else(Sessions::default, |sessions| sessions.check(reading)),
+            servers,
+            routes,
+            telemetry: telemetry.value().map_or_else(Telemetry::default, TelemetryText::check),
+            sources: Arc::default(),
+        })
+    }
+}
+
+/// What several files may define together.
+struct Merged {
+    servers: Entries<ServerText>,
+    routes: Vec<Field<RouteText>>,
+    identities: Vec<IncludedIdentityText>,
+    completeness: Completeness,
+}
+
+impl Merged {
+    fn new(
+        servers: Field<Entries<ServerText>>,
+        routes: Field<Vec<Field<RouteText>>>,
+        included: Vec<Field<IncludedText>>,
+    ) -> Self {
+        let mut merged = Self {
+            servers: Entries(Vec::new()),
+            routes: Vec::new(),
+            identities: Vec::new(),
+            completeness: Completeness::Whole,
+        };
+        merged.add(servers, routes);
+        for file in included {
+            match file {
+                Field::Given(At { value: IncludedText { servers, routes, identity }, .. }) => {
+                    merged.add(servers, routes);
+                    merged.identities.extend(identity.value());
+                }
+                Field::Absent => {}
+                Field::Faulty => merged.completeness = Completeness::Partial,
+            }
+        }
+        merged
+    }
+
+    fn add(&mut self, servers: Field<Entries<ServerText>>, routes: Field<Vec<Field<RouteText>>>) {
+        if matches!(servers, Field::Faulty) || matches!(routes, Field::Faulty) {
+            self.completeness = Completeness::Partial;
+        }
+        self.servers.0.extend(servers.value().into_iter().flat_map(|servers| servers.0));
+        self.routes.extend(routes.value().into_iter().flatten());
+    }
+}
+
+fn check_listeners(
+    start: Place,
+    listen: Field<SocketAddr>,
+    listeners: Field<Vec<Field<ListenerText>>>,
+    reading: &mut Reading<'_>,
+) -> Vec<Listener> {
+    match (&listen, &listeners) {
+        (Field::Absent, Field::Absent) => {
+            reading.problem(start, "no listener is defined", "add `listen: 127.0.0.1:8080`")
+        }
+        (Field::Given(listen), Field::Given(_)) => {
+            reading.problem(
+                listen.head,
+                "`listen` and `listeners` are both given",
+                "move the address into `listeners`",
+            );
+        }
+        _ => {}
+    }
+    if let Some(empty) = listeners.as_given().filter(|listeners| listeners.value.is_empty()) {
+        reading.problem(
+            empty.head,
+            "the list of listeners is empty",
+            "add `- address: 127.0.0.1:8080`",
+        );
+    }
+    let texts = listeners.or(Vec::new()).into_iter().filter_map(Field::value);
+    let mut checked: Vec<Listener> = texts.filter_map(|text| text.check(reading)).collect();
+    checked.extend(listen.given().map(|listen| Listener::at(&listen)));
+    checked
+}
+
+/// Two sockets cannot share an address, and an address of all interfaces takes its port everywhere.
+fn note_shared_addresses(
+    listeners: &[Listener],
+    health: Option<&At<SocketAddr>>,
+    admin: Option<&At<SocketAddr>>,
+    reading: &mut Reading<'_>,
+) {
+    let others = health.into_iter().chain(admin).map(|at| (at.place, at.value));
+    let mut addresses: Vec<(Place, SocketAddr)> =
+        listeners.iter().map(|listener| (listener.place, listener.address)).chain(others).collect();
+    addresses.sort();
+    for (index, (place, address)) in addresses.iter().enumerate() {
+        if let Some((first, _)) =
+            addresses[..index].iter().find(|(_, other)| collide(*address, *other))
+        {
+            let hint = format!("the other is at {}", reading.texts.locate(*first));
+            reading.problem(*place, "another listener has this address", hint);
+        }
+    }
+}
+
+/// Port 0 means any free port, which is never the same twice.
+fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    let overlap = a.ip() == b.ip()
+        || (a.is_ipv4() == b.is_ipv4() && (a.ip().is_unspecified() || b.ip().is_unspecified()));
+    a.port() == b.port() && a.port() != 0 && overlap
+}

@@ -1,0 +1,386 @@
+//! Bad values, section by section, and everything that is told about each.
+
+use super::{Row, check_told};
+
+const LISTENERS_HEALTH_AND_ADMIN: &[Row] = &[
+    (
+        "listen: localhost:8080\n",
+        &["1:9 this is not an address to listen on (write 127.0.0.1:8080)"],
+    ),
+    (
+        "listen: :8080\n",
+        &[
+            "1:9 this is not an address to listen on (write 0.0.0.0:8080 for every address, or 127.0.0.1:8080)",
+        ],
+    ),
+    (
+        "listen: 127.0.0.1\n",
+        &[
+            "1:9 this is not an address to listen on (write an IP address and a port: 127.0.0.1:8080 or [::1]:8080)",
+        ],
+    ),
+    (
+        "listen: [127.0.0.1:8080]\n",
+        &["1:9 an address is expected here, this is a list (remove the brackets or the dash)"],
+    ),
+    (
+        r#"listen: 127.0.0.1:8080
+listeners: [{ address: 127.0.0.1:8081 }]
+"#,
+        &["1:1 `listen` and `listeners` are both given (move the address into `listeners`)"],
+    ),
+    ("listeners: []\n", &["1:1 the list of listeners is empty (add `- address: 127.0.0.1:8080`)"]),
+    (
+        r#"listeners:
+  - address: 127.0.0.1:8080
+  - address: 127.0.0.1:8080
+"#,
+        &["3:14 another listener has this address (the other is at t:2:14)"],
+    ),
+    (
+        r#"listeners: [{ address: 127.0.0.1:8080 }, { address: 0.0.0.0:8080 }]
+identity: { anonymous: allow }
+"#,
+        &["1:53 another listener has this address (the other is at t:1:24)"],
+    ),
+    (
+        r#"health: { listen: 127.0.0.1:8080 }
+admin: { listen: 127.0.0.1:8080 }
+"#,
+        &[
+            "2:18 another listener has this address (the other is at t:1:19)",
+            "3:9 another listener has this address (the other is at t:1:19)",
+        ],
+    ),
+    (
+        "admin: { listen: 0.0.0.0:9901 }\n",
+        &[
+            "1:18 the admin listener asks for no token, so it must be on loopback (write 127.0.0.1:9901)",
+        ],
+    ),
+    (
+        r#"admin: {}
+health: {}
+"#,
+        &[
+            "1:1 the key `listen` is missing (add `listen:`)",
+            "2:1 the key `listen` is missing (add `listen:`)",
+        ],
+    ),
+    (
+        "listen: 0.0.0.0:8080\n",
+        &[
+            "1:9 without `identity` everyone may call, and this address is not loopback (add `identity:` with `api_keys`, or say so with `identity: { anonymous: allow }`)",
+        ],
+    ),
+    (
+        r#"listeners: [{ address: "[::]:8080" }]
+"#,
+        &[
+            "1:24 without `identity` everyone may call, and this address is not loopback (add `identity:` with `api_keys`, or say so with `identity: { anonymous: allow }`)",
+        ],
+    ),
+    (
+        r#"listeners:
+  - tls: { certificate: absent.crt }
+"#,
+        &[
+            "2:5 the key `address` is missing (add `address:`)",
+            "2:5 the key `key` is missing (add `key:`)",
+            "2:25 there is no file absent.crt (paths are relative to the file that names them)",
+        ],
+    ),
+    (
+        r#"listeners:
+  - address: 127.0.0.1:8080
+    allowed_hosts: [https://a, "*.b", "a b", ""]
+    allowed_origins: ["*", app.example.com, https://a/]
+    trusted_proxies: [10.0.0.1/8, ten]
+    proxy_protocol: v3
+"#,
+        &[
+            "3:21 a host has no scheme and no path (write it like mcp.example.com or mcp.example.com:8443)",
+            "3:32 a host is not a pattern (name each host, or leave the key out)",
+            "3:39 this does not name a host (write a host name, an IPv4 address or an [IPv6] address)",
+            "3:46 this does not name a host (write a host name, an IPv4 address or an [IPv6] address)",
+            "4:23 an origin has a scheme and a host (write it like https://app.example.com)",
+            "4:28 an origin has a scheme and a host (write it like https://app.example.com)",
+            "4:45 an origin ends with its host or port (remove the path, also a single / at the end)",
+            "5:23 this network has bits set behind its prefix (write 10.0.0.0/8)",
+            "5:35 this is not a network (write 10.0.0.0/8, 2001:db8::/32 or one address)",
+            "6:21 this is not one of the words known here (did you mean `v2`?)",
+        ],
+    ),
+    (
+        "listeners: [{ address: 127.0.0.1:8080, allowed_hosts: [] }]\n",
+        &[
+            "1:55 no host could be named, so no request could be served (name the hosts, or leave the key out)",
+        ],
+    ),
+    (
+        "listeners: [{ address: 127.0.0.1:8080, limits: { head_bytes_max: 64KB, head_timeout: 1d, body_timeout: 9000h, streams_per_connection_max: 4294967296 } }]\n",
+        &[
+            "1:66 this is not a size (write a whole number and a unit: 512B, 64KiB, 4MiB, 1GiB)",
+            "1:86 this is not a duration (write a whole number and a unit: 500ms, 30s, 10m, 24h)",
+            "1:104 a duration of more than a year is not allowed (write a whole number and a unit: 500ms, 30s, 10m, 24h)",
+            "1:139 this is not a number (write a whole number from 1 to 4294967295)",
+        ],
+    ),
+];
+
+#[test]
+fn listeners_health_and_admin() {
+    check_told(LISTENERS_HEALTH_AND_ADMIN);
+}
+
+const SERVERS: &[Row] = &[
+    (
+        "servers: {}\n",
+        &[
+            "1:1 no server is defined (add `servers:` with a name and its `endpoints:`)",
+            "3:32 there is no server of this name (define it under `servers`)",
+        ],
+    ),
+    (
+        "servers: [everything]\n",
+        &[
+            "1:10 a map from names to values is expected here, this is a list (remove the brackets or the dash)",
+        ],
+    ),
+    (
+        r#"servers:
+  everything:
+    owner: me
+"#,
+        &["2:3 the key `endpoints` is missing (add `endpoints:`)"],
+    ),
+    (
+        "servers: { everything: { endpoints: [] } }\n",
+        &["1:26 a server needs at least one endpoint (write [http://10.0.0.1:8000/mcp])"],
+    ),
+    (
+        "servers: { everything: http://127.0.0.1:3001/mcp }\n",
+        &[
+            "1:24 a map is expected here, this is text (a list is written [a, b], a map { key: value })",
+        ],
+    ),
+    (
+        "servers: { everything: { endpoints: http://127.0.0.1:3001/mcp } }\n",
+        &[
+            "1:37 a list is expected here, this is text (a list is written [a, b], a map { key: value })",
+        ],
+    ),
+    (
+        r#"servers:
+  everything:
+    endpoints:
+      - 127.0.0.1:3001/mcp
+      - ws://127.0.0.1:3001/mcp
+      - http://user:password@127.0.0.1:3001/mcp
+      - http://127.0.0.1:3001/mcp#a
+      - http://127.0.0.1:99999/mcp
+      - { url: http://127.0.0.1:3001/mcp, weight: 0 }
+      - { weight: 2 }
+"#,
+        &[
+            "4:9 this is not an absolute URL (write it like http://10.0.0.1:8000/mcp)",
+            "5:9 only http and https are spoken (write it like http://10.0.0.1:8000/mcp)",
+            "6:9 a URL with a user name or password is not allowed (remove what stands before the @)",
+            "7:9 a URL with a fragment is not allowed (remove the # and what follows)",
+            "8:9 the port must be a number from 1 to 65535 (correct it, or leave it out)",
+            "9:51 a weight is a number from 1 to 256 (to take an endpoint out, remove it)",
+            "10:9 the key `url` is missing (add `url:`)",
+        ],
+    ),
+    (
+        r#"servers: { everything: { endpoints: [http://a/mcp, "HTTP://A:80/mcp"] } }
+"#,
+        &["1:52 this endpoint is already in the list (the first is at t:1:38)"],
+    ),
+    (
+        r#"servers: { "every thing": { endpoints: [http://a/mcp] }, everything: { endpoints: [http://a/mcp] } }
+"#,
+        &["1:12 this is not a name (use letters, digits, `_`, `-` and `.`, at most 64 in all)"],
+    ),
+    (
+        "servers: { everything: { endpoints: [http://a/mcp], balance: { algorithm: least_request, key: session } } }\n",
+        &["1:90 least_request has no key (remove the key, or use consistent_hash)"],
+    ),
+    (
+        "servers: { everything: { endpoints: [http://a/mcp], balance: { algorithm: round_robin, key: headers:x } } }\n",
+        &[
+            "1:75 this is not one of the words known here (write one of: consistent_hash, least_request)",
+            "1:93 this cannot be hashed (write session, caller, tenant, tool or header:NAME)",
+        ],
+    ),
+    (
+        r#"servers: { everything: { endpoints: [http://a/mcp], balance: { algorithm: least_requests, key: "header:a b" } } }
+"#,
+        &[
+            "1:75 this is not one of the words known here (did you mean `least_request`?)",
+            "1:96 this cannot be hashed (write session, caller, tenant, tool or header:NAME)",
+        ],
+    ),
+    (
+        "servers: { everything: { endpoints: [http://a/mcp], protocol: h2, timeouts: { connect: 1, idle: 1s } } }\n",
+        &[
+            "1:63 this is not one of the words known here (write one of: http1, http2)",
+            "1:88 this is not a duration (write a whole number and a unit: 500ms, 30s, 10m, 24h)",
+            "1:91 the key `idle` is unknown (known here: connect, first_byte, stream_idle, total)",
+        ],
+    ),
+];
+
+#[test]
+fn servers() {
+    check_told(SERVERS);
+}
+
+const ROUTES_AND_INCLUDE: &[Row] = &[
+    ("routes: []\n", &["1:1 no route is defined (add `routes:` with `path:` and `server:`)"]),
+    (
+        "routes: [{ path: /mcp, server: everthing }]\n",
+        &["1:32 there is no server of this name (did you mean `everything`?)"],
+    ),
+    (
+        "routes: [{ path: /mcp, server: github }]\n",
+        &["1:32 there is no server of this name (defined are: everything)"],
+    ),
+    (
+        "routes: [{ path: /mcp, server: everything }, { path: /mcp, server: everything }]\n",
+        &["1:54 a route of this path is already defined (the first is at t:1:18)"],
+    ),
+    (
+        "routes: [{ server: everything }, { path: /mcp }]\n",
+        &[
+            "1:10 the key `path` is missing (add `path:`)",
+            "1:34 the key `server` is missing (add `server:`)",
+        ],
+    ),
+    (
+        r#"routes:
+  - { path: mcp, server: everything }
+  - { path: "/a?b", server: everything }
+  - { path: "/a#b", server: everything }
+  - { path: /a//b, server: everything }
+  - { path: /a/../b, server: everything }
+  - { path: /.well-known/mcp, server: everything }
+  - { path: /a%2fb, server: everything }
+"#,
+        &[
+            "2:13 a path begins with / (write it like /mcp)",
+            "3:13 a path has no query (remove the ? and what follows)",
+            "4:13 a path has no fragment (remove the # and what follows)",
+            "5:13 a path has no empty segment (write a single /)",
+            "6:13 a path has no . or .. segment (write the path that is meant)",
+            "7:13 the gateway answers /.well-known itself (choose another path)",
+            "8:13 the path holds a character that is not compared safely (use letters, digits, - . _ ~ and /)",
+        ],
+    ),
+    (
+        r#"routes:
+  - { path: /a, server: everything, public_url: /mcp, body_bytes_max: 4 }
+  - { path: /b, server: everything, public_url: https://a/mcp?x }
+  - { path: /c, server: everything, public_url: https://a/mcp }
+  - { path: /d, server: everything, public_url: https://A:443/mcp }
+"#,
+        &[
+            "2:49 this is not an absolute URL (write it like http://10.0.0.1:8000/mcp)",
+            "2:71 this is not a size (write a whole number and a unit: 512B, 64KiB, 4MiB, 1GiB)",
+            "3:49 a public URL has no query (remove the ? and what follows)",
+            "5:49 another route has this public URL (the first is at t:4:49)",
+        ],
+    ),
+    (
+        "include: absent/*.yaml\n",
+        &[
+            "1:10 a list is expected here, this is text (a list is written [a, b], a map { key: value })",
+        ],
+    ),
+    (
+        "include: [absent/*.yaml, absent.yaml]\n",
+        &[
+            "1:11 no file matches (patterns are relative to this file; `*` and `?` stand for characters within a name)",
+            "1:26 no file matches (patterns are relative to this file; `*` and `?` stand for characters within a name)",
+        ],
+    ),
+];
+
+#[test]
+fn routes_and_include() {
+    check_told(ROUTES_AND_INCLUDE);
+}
+
+const SESSIONS_AND_IDENTITY: &[Row] = &[
+    (
+        r#"sessions:
+  keys: [tooshort, "${SHORT}", "${UNSET}", 0123456789abcdef0123456789abcdef, 0123456789abcdef0123456789abcdef]
+  lifetime: 1 day
+"#,
+        &[
+            "2:10 a session key has at least 32 characters (make one with: openssl rand -base64 32)",
+            "2:20 a session key has at least 32 characters (make one with: openssl rand -base64 32)",
+            "2:32 the environment variable `UNSET` is not set (set it, or give a default: ${UNSET:-default})",
+            "2:78 this session key is in the list twice (remove one of them)",
+            "3:13 this is not a duration (write a whole number and a unit: 500ms, 30s, 10m, 24h)",
+        ],
+    ),
+    (
+        "sessions: { keys: 0123456789abcdef0123456789abcdef }\n",
+        &[
+            "1:19 a list is expected here, this is text (a list is written [a, b], a map { key: value })",
+        ],
+    ),
+    (
+        r#"sessions: { keys: ["file:/absent/key"] }
+"#,
+        &[
+            "1:20 /absent/key cannot be read: No such file or directory (os error 2) (paths are relative to the file that names them)",
+        ],
+    ),
+    (
+        "sessions: { key: [0123456789abcdef0123456789abcdef] }\n",
+        &["1:13 the key `key` is unknown (did you mean `keys`?)"],
+    ),
+    (
+        "identity: { anonymous: true }\n",
+        &["1:24 this is not one of the words known here (write one of: allow, deny)"],
+    ),
+    (
+        "identity: { anonymous: deny }\n",
+        &[
+            "1:13 nobody could call: there are no API keys and anonymous callers are denied (add `api_keys`, or write `anonymous: allow`)",
+        ],
+    ),
+    (
+        "identity: { api_keys: [my-plain-text-key] }\n",
+        &[
+            "1:24 a map is expected here, this is text (a list is written [a, b], a map { key: value })",
+        ],
+    ),
+    (
+        "identity: { api_keys: { file: absent.yaml } }\n",
+        &[
+            "1:31 absent.yaml cannot be read: No such file or directory (os error 2) (check the path and who may read it)",
+        ],
+    ),
+    (
+        r#"identity:
+  api_keys:
+    - { caller: a, sha256: abc }
+    - { tenant: a, scopes: ["a b"], sha256: 3a6eb0790f39ac87c94f3856b2dd2c5d110e6811602261a9a923d3bb23adc8b7 }
+    - { caller: b, sha256: 3A6eb0790f39ac87c94f3856b2dd2c5d110e6811602261a9a923d3bb23adc8b7 }
+"#,
+        &[
+            "3:28 a SHA-256 digest has 64 hexadecimal digits (this is the digest, not the key: printf %s KEY | sha256sum)",
+            "4:7 the key `caller` is missing (add `caller:`)",
+            "4:29 this is not a scope (a scope has no spaces, quotes or backslashes; write one per list item)",
+            "5:28 this API key is already defined (the first is at t:4:45)",
+        ],
+    ),
+];
+
+#[test]
+fn sessions_and_identity() {
+    check_told(SESSIONS_AND_IDENTITY);
+}

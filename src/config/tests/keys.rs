@@ -1,0 +1,337 @@
+//! Every key does what it says: one row for each, with a value that is not the default.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::{completed, environment, schema_paths};
+use crate::config::tests::directory::TestDirectory;
+use crate::config::{
+    Anonymous, ApiKey, Balance, HashKey, Listener, ListenerLimits, Protocol, ProxyProtocol,
+    RequestLog, Runtime, Server, Sessions, Settings, Telemetry, Timeouts, Tls, load,
+};
+
+/// The key's path, a text that sets it, and what the settings must then hold.
+type Row = (&'static str, &'static str, fn(&Settings) -> bool);
+
+fn check(rows: &[Row]) {
+    let directory = TestDirectory::new();
+    directory.write("tls.crt", "");
+    directory.write("tls.key", "");
+    directory.write("keys.yaml", &format!("[{{ caller: bob, sha256: {} }}]", "ab".repeat(32)));
+    directory.write("team.yaml", "servers: { files: { endpoints: [http://a/] } }");
+    for (path, text, holds) in rows {
+        assert!(schema_paths().iter().any(|known| known == path), "{path} is not in the schema");
+        let file = directory.write("gateway.yaml", &completed(text));
+        let settings =
+            load(&file, &environment).unwrap_or_else(|problems| panic!("{path}: {problems}"));
+        assert!(holds(&settings), "{path}: {settings:?}");
+    }
+}
+
+fn listener(settings: &Settings) -> &Listener {
+    &settings.listeners[0]
+}
+
+fn tls(settings: &Settings) -> &Tls {
+    listener(settings).tls.as_ref().unwrap()
+}
+
+/// URL, authority, port and path.
+fn endpoints(settings: &Settings) -> Vec<(&str, &str, u16, &str)> {
+    let endpoints = server(settings).endpoints.iter();
+    endpoints.map(|e| (e.url.as_str(), e.authority.as_str(), e.port, e.path.as_str())).collect()
+}
+
+fn key(settings: &Settings) -> &ApiKey {
+    &settings.identity.api_keys[0]
+}
+
+fn server(settings: &Settings) -> &Server {
+    &settings.servers[0]
+}
+
+const fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+const LISTENERS: &[Row] = &[
+    ("listen", "listen: '[::1]:1'\n", |s| listener(s).address.to_string() == "[::1]:1"),
+    ("listeners", "listeners: [{ address: 127.0.0.1:1 }, { address: 127.0.0.1:2 }]\n", |s| {
+        s.listeners.len() == 2
+    }),
+    ("listeners[].address", "listeners: [{ address: 127.0.0.1:1 }]\n", |s| {
+        listener(s).address.port() == 1
+    }),
+    (
+        "listeners[].tls",
+        "listeners: [{ address: 127.0.0.1:1, tls: { certificate: tls.crt, key: tls.key } }]\n",
+        |s| listener(s).tls.is_some(),
+    ),
+    (
+        "listeners[].tls.certificate",
+        "listeners: [{ address: 127.0.0.1:1, tls: { certificate: tls.crt, key: tls.key } }]\n",
+        |s| tls(s).certificate.ends_with("tls.crt") && tls(s).certificate.is_file(),
+    ),
+    (
+        "listeners[].tls.key",
+        "listeners: [{ address: 127.0.0.1:1, tls: { certificate: tls.crt, key: tls.key } }]\n",
+        |s| tls(s).key.ends_with("tls.key") && tls(s).key.is_file(),
+    ),
+    (
+        "listeners[].allowed_hosts",
+        "listeners: [{ address: 127.0.0.1:1, allowed_hosts: [A.example] }]\n",
+        |s| listener(s).allowed_hosts == ["a.example"],
+    ),
+    (
+        "listeners[].allowed_origins",
+        "listeners: [{ address: 127.0.0.1:1, allowed_origins: [HTTPS://a:1] }]\n",
+        |s| listener(s).allowed_origins == ["https://a:1"],
+    ),
+    (
+        "listeners[].trusted_proxies",
+        "listeners: [{ address: 127.0.0.1:1, trusted_proxies: [10.0.0.0/8, ::1] }]\n",
+        |s| format!("{:?}", listener(s).trusted_proxies) == "[10.0.0.0/8, ::1/128]",
+    ),
+    (
+        "listeners[].proxy_protocol",
+        "listeners: [{ address: 127.0.0.1:1, proxy_protocol: v2 }]\n",
+        |s| listener(s).proxy_protocol == ProxyProtocol::V2,
+    ),
+    ("listeners[].limits", "listeners: [{ address: 127.0.0.1:1, limits: {} }]\n", |s| {
+        listener(s).limits == ListenerLimits::default()
+    }),
+    (
+        "listeners[].limits.head_bytes_max",
+        "listeners: [{ address: 127.0.0.1:1, limits: { head_bytes_max: 8KiB } }]\n",
+        |s| listener(s).limits.head_bytes_max == 8192,
+    ),
+    (
+        "listeners[].limits.head_timeout",
+        "listeners: [{ address: 127.0.0.1:1, limits: { head_timeout: 5s } }]\n",
+        |s| listener(s).limits.head_timeout == seconds(5),
+    ),
+    (
+        "listeners[].limits.body_timeout",
+        "listeners: [{ address: 127.0.0.1:1, limits: { body_timeout: 6s } }]\n",
+        |s| listener(s).limits.body_timeout == seconds(6),
+    ),
+    (
+        "listeners[].limits.idle_timeout",
+        "listeners: [{ address: 127.0.0.1:1, limits: { idle_timeout: '${MINUTES}m' } }]\n",
+        |s| listener(s).limits.idle_timeout == seconds(7 * 60),
+    ),
+    (
+        "listeners[].limits.requests_per_connection_max",
+        "listeners: [{ address: 127.0.0.1:1, limits: { requests_per_connection_max: 9 } }]\n",
+        |s| listener(s).limits.requests_per_connection_max == 9,
+    ),
+    (
+        "listeners[].limits.streams_per_connection_max",
+        "listeners: [{ address: 127.0.0.1:1, limits: { streams_per_connection_max: 10 } }]\n",
+        |s| listener(s).limits.streams_per_connection_max == 10,
+    ),
+];
+
+const PROCESS: &[Row] = &[
+    ("health", "health: { listen: 127.0.0.1:1 }\n", |s| s.health.is_some()),
+    ("health.listen", "health: { listen: 0.0.0.0:1 }\n", |s| s.health == "0.0.0.0:1".parse().ok()),
+    ("admin", "admin: { listen: 127.0.0.1:1 }\n", |s| s.admin.is_some()),
+    ("admin.listen", "admin: { listen: '[::1]:1' }\n", |s| s.admin == "[::1]:1".parse().ok()),
+    ("runtime", "runtime: {}\n", |s| s.runtime == Runtime::default()),
+    ("runtime.threads", "runtime: { threads: 1000 }\n", |s| s.runtime.threads == 1000),
+    ("runtime.connections_max", "runtime: { connections_max: 2 }\n", |s| {
+        s.runtime.connections_max == 2
+    }),
+    ("runtime.streams_max", "runtime: { streams_max: 3 }\n", |s| s.runtime.streams_max == 3),
+    ("runtime.upstream_idle_connections", "runtime: { upstream_idle_connections: 4 }\n", |s| {
+        s.runtime.upstream_idle_connections == 4
+    }),
+    ("runtime.grace", "runtime: { grace: 500ms }\n", |s| {
+        s.runtime.grace == Duration::from_millis(500)
+    }),
+    ("state_dir", "state_dir: /var/lib/toolgate\n", |s| {
+        s.state_dir == Path::new("/var/lib/toolgate")
+    }),
+    ("sessions", "sessions: {}\n", |s| s.sessions.lifetime == Sessions::default().lifetime),
+    ("sessions.keys", "sessions: { keys: ['${LONG}'] }\n", |s| {
+        s.sessions.keys[0].expose() == "correct horse battery staple and more"
+    }),
+    ("sessions.lifetime", "sessions: { lifetime: 1h }\n", |s| s.sessions.lifetime == seconds(3600)),
+    ("telemetry", "telemetry: {}\n", |s| s.telemetry == Telemetry::default()),
+    ("telemetry.requests", "telemetry: { requests: off }\n", |s| {
+        s.telemetry.requests == RequestLog::Off
+    }),
+    ("telemetry.labels", "telemetry: { labels: {} }\n", |s| s.telemetry == Telemetry::default()),
+    ("telemetry.labels.callers_max", "telemetry: { labels: { callers_max: 5 } }\n", |s| {
+        s.telemetry.callers_max == 5
+    }),
+    ("telemetry.labels.tools_max", "telemetry: { labels: { tools_max: 6 } }\n", |s| {
+        s.telemetry.tools_max == 6
+    }),
+];
+
+const SERVERS: &[Row] = &[
+    (
+        "servers",
+        "servers: { everything: { endpoints: [http://a/] }, b: { endpoints: [http://a/] } }\n",
+        |s| s.servers[1].name == "b",
+    ),
+    ("servers.*.owner", "servers: { everything: { endpoints: [http://a/], owner: me } }\n", |s| {
+        server(s).owner.as_deref() == Some("me")
+    }),
+    (
+        "servers.*.description",
+        "servers: { everything: { endpoints: [http://a/], description: it } }\n",
+        |s| server(s).description.as_deref() == Some("it"),
+    ),
+    (
+        "servers.*.endpoints",
+        "servers: { everything: { endpoints: [HTTPS://A, http://b:1/c?d] } }\n",
+        |s| endpoints(s) == [("https://a/", "a", 443, "/"), ("http://b:1/c?d", "b:1", 1, "/c?d")],
+    ),
+    (
+        "servers.*.endpoints[].url",
+        "servers: { everything: { endpoints: [{ url: 'http://[::1]:80/m' }] } }\n",
+        |s| {
+            server(s).endpoints[0].host == "::1"
+                && endpoints(s) == [("http://[::1]/m", "[::1]", 80, "/m")]
+        },
+    ),
+    (
+        "servers.*.endpoints[].weight",
+        "servers: { everything: { endpoints: [{ url: http://a/, weight: 256 }] } }\n",
+        |s| server(s).endpoints[0].weight == 256,
+    ),
+    (
+        "servers.*.balance",
+        "servers: { everything: { endpoints: [http://a/], balance: {} } }\n",
+        |s| server(s).balance == Balance::default(),
+    ),
+    (
+        "servers.*.balance.algorithm",
+        "servers: { everything: { endpoints: [http://a/], balance: { algorithm: least_request } } }\n",
+        |s| server(s).balance == Balance::LeastRequest,
+    ),
+    (
+        "servers.*.balance.key",
+        "servers: { everything: { endpoints: [http://a/], balance: { key: caller } } }\n",
+        |s| server(s).balance == Balance::ConsistentHash { key: HashKey::Caller },
+    ),
+    (
+        "servers.*.balance.key",
+        "servers: { everything: { endpoints: [http://a/], balance: { key: tenant } } }\n",
+        |s| server(s).balance == Balance::ConsistentHash { key: HashKey::Tenant },
+    ),
+    (
+        "servers.*.balance.key",
+        "servers: { everything: { endpoints: [http://a/], balance: { key: tool } } }\n",
+        |s| server(s).balance == Balance::ConsistentHash { key: HashKey::Tool },
+    ),
+    (
+        "servers.*.balance.key",
+        "servers: { everything: { endpoints: [http://a/], balance: { key: 'header:X-Y' } } }\n",
+        |s| server(s).balance == Balance::ConsistentHash { key: HashKey::Header("x-y".to_owned()) },
+    ),
+    (
+        "servers.*.protocol",
+        "servers: { everything: { endpoints: [http://a/], protocol: http2 } }\n",
+        |s| server(s).protocol == Protocol::Http2,
+    ),
+    (
+        "servers.*.timeouts",
+        "servers: { everything: { endpoints: [http://a/], timeouts: {} } }\n",
+        |s| server(s).timeouts == Timeouts::default(),
+    ),
+    (
+        "servers.*.timeouts.connect",
+        "servers: { everything: { endpoints: [http://a/], timeouts: { connect: 2s } } }\n",
+        |s| server(s).timeouts.connect == seconds(2),
+    ),
+    (
+        "servers.*.timeouts.first_byte",
+        "servers: { everything: { endpoints: [http://a/], timeouts: { first_byte: 3s } } }\n",
+        |s| server(s).timeouts.first_byte == seconds(3),
+    ),
+    (
+        "servers.*.timeouts.stream_idle",
+        "servers: { everything: { endpoints: [http://a/], timeouts: { stream_idle: 4s } } }\n",
+        |s| server(s).timeouts.stream_idle == seconds(4),
+    ),
+    (
+        "servers.*.timeouts.total",
+        "servers: { everything: { endpoints: [http://a/], timeouts: { total: 5s } } }\n",
+        |s| server(s).timeouts.total == seconds(5),
+    ),
+];
+
+const ROUTES_AND_IDENTITY: &[Row] = &[
+    ("include", "include: [team.yaml]\n", |s| s.servers[1].name == "files"),
+    (
+        "routes",
+        "routes: [{ path: /a, server: everything }, { path: /b, server: everything }]\n",
+        |s| s.routes.len() == 2,
+    ),
+    ("routes[].path", "routes: [{ path: /a/b, server: everything }]\n", |s| {
+        s.routes[0].path == "/a/b"
+    }),
+    (
+        "routes[].server",
+        "servers: { a: { endpoints: [http://a/] }, b: { endpoints: [http://a/] } }\nroutes: [{ path: /, server: b }]\n",
+        |s| s.routes[0].server == 1,
+    ),
+    (
+        "routes[].public_url",
+        "routes: [{ path: /mcp, server: everything, public_url: HTTPS://A:443/b }]\n",
+        |s| s.routes[0].public_url.as_deref() == Some("https://a/b"),
+    ),
+    (
+        "routes[].body_bytes_max",
+        "routes: [{ path: /mcp, server: everything, body_bytes_max: 1KiB }]\n",
+        |s| s.routes[0].body_bytes_max == 1024,
+    ),
+    ("identity", "identity: {}\n", |s| s.identity.anonymous == Anonymous::Allow),
+    ("identity.anonymous", "listen: 0.0.0.0:1\nidentity: { anonymous: allow }\n", |s| {
+        s.identity.anonymous == Anonymous::Allow
+    }),
+    ("identity.api_keys", "identity: { api_keys: [] }\n", |s| {
+        s.identity.anonymous == Anonymous::Deny
+    }),
+    (
+        "identity.api_keys.file",
+        "identity: { anonymous: allow, api_keys: { file: keys.yaml } }\n",
+        |s| {
+            s.identity.anonymous == Anonymous::Allow
+                && key(s).caller == "bob"
+                && key(s).sha256 == [0xab; 32]
+        },
+    ),
+    (
+        "identity.api_keys[].caller",
+        "identity: { api_keys: [{ caller: al, sha256: 00000000000000000000000000000000000000000000000000000000000000Ff }] }\n",
+        |s| key(s).caller == "al",
+    ),
+    (
+        "identity.api_keys[].tenant",
+        "identity: { api_keys: [{ caller: al, sha256: 00000000000000000000000000000000000000000000000000000000000000Ff, tenant: t }] }\n",
+        |s| key(s).tenant.as_deref() == Some("t"),
+    ),
+    (
+        "identity.api_keys[].scopes",
+        "identity: { api_keys: [{ caller: al, sha256: 00000000000000000000000000000000000000000000000000000000000000Ff, scopes: [a, b:c] }] }\n",
+        |s| key(s).scopes == ["a", "b:c"],
+    ),
+    (
+        "identity.api_keys[].sha256",
+        "identity: { api_keys: [{ caller: al, sha256: 00000000000000000000000000000000000000000000000000000000000000Ff }] }\n",
+        |s| key(s).sha256[30..] == [0, 255],
+    ),
+];
+
+#[test]
+fn every_key_does_what_it_says() {
+    let rows = [LISTENERS, PROCESS, SERVERS, ROUTES_AND_IDENTITY].concat();
+    check(&rows);
+    for path in schema_paths() {
+        assert!(rows.iter().any(|(tested, ..)| *tested == path), "{path} has no row");
+    }
+}

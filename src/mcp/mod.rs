@@ -1,0 +1,18 @@
+//! What MCP says, as pure rules: revisions, methods, headers, and whether a request keeps them.
+
+mod answer;
+mod call;
+mod headers;
+mod method;
+mod revision;
+mod sse;
+mod violation;
+
+pub use answer::Answer;
+pub use call::{Call, Kind};
+pub use headers::{
+    Claims, LAST_EVENT_ID, MCP_METHOD, MCP_NAME, MCP_PROTOCOL_VERSION, MCP_SESSION_ID, decode_name,
+};
+pub use method::{Class, RoutingKey, well_known};
+pub use revision::{Era, Revision};
+pub use violation::Violation;

@@ -1,0 +1,111 @@
+//! What one request carries from phase to phase.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pingora::{BError, Error, ErrorType};
+
+use super::plan::Plan;
+use crate::identity::Caller;
+use crate::jsonrpc::OwnedId;
+use crate::routes::Route;
+use crate::snapshot::Snapshot;
+use crate::telemetry::{Labels, Outcome, Reason};
+use crate::upstream::Endpoint;
+
+/// The state of one request. The snapshot is pinned when it is made, so that one request sees one
+/// configuration from beginning to end.
+pub struct Context {
+    pub(super) snapshot: Arc<Snapshot>,
+    pub(super) started: Instant,
+    pub(super) request_id: [u8; 16],
+    stage: Stage,
+    pub(super) record: Record,
+}
+
+/// How far the request has come.
+enum Stage {
+    /// Nothing is decided.
+    Deciding,
+    /// Decided; the plan waits to be carried out.
+    Planned(Box<Plan>),
+    /// The plan was taken.
+    Driving,
+}
+
+/// What the log and the metrics say at the end. It only grows.
+#[derive(Default)]
+pub(super) struct Record {
+    pub(super) route: Option<Arc<Route>>,
+    pub(super) caller: Option<Arc<Caller>>,
+    pub(super) method: Cow<'static, str>,
+    pub(super) target: Option<Box<str>>,
+    pub(super) is_tool_call: bool,
+    pub(super) id: Option<OwnedId>,
+    pub(super) session: Option<[u8; 4]>,
+    pub(super) client: Option<IpAddr>,
+    pub(super) origin_allowed: bool,
+    pub(super) endpoint: Option<Arc<Endpoint>>,
+    pub(super) status: u16,
+    pub(super) outcome: Option<Outcome>,
+    pub(super) reason: Option<Reason>,
+    pub(super) bytes_in: u64,
+    pub(super) bytes_out: u64,
+    /// Time spent waiting for the server or the client.
+    pub(super) waited: Duration,
+    /// Whether the answer, as far as it was looked at, reports no error.
+    pub(super) answered_without_error: bool,
+}
+
+impl Context {
+    pub(super) fn new(snapshot: Arc<Snapshot>, request_id: [u8; 16]) -> Self {
+        Self {
+            snapshot,
+            started: Instant::now(),
+            request_id,
+            stage: Stage::Deciding,
+            record: Record::default(),
+        }
+    }
+
+    /// The request's id as text.
+    pub(super) fn request_id(&self) -> &str {
+        // The bytes are hexadecimal digits by construction.
+        std::str::from_utf8(&self.request_id).unwrap_or_default()
+    }
+
+    /// Hands the plan to the phases that carry it out.
+    pub(super) fn plan(&mut self, plan: Plan) {
+        self.stage = Stage::Planned(Box::new(plan));
+    }
+
+    /// The plan, once. Only a phase that runs out of order finds none, and that is our fault.
+    pub(super) fn planned(&mut self) -> Result<Box<Plan>, BError> {
+        match std::mem::replace(&mut self.stage, Stage::Driving) {
+            Stage::Planned(plan) => Ok(plan),
+            Stage::Deciding | Stage::Driving => {
+                Error::e_explain(ErrorType::InternalError, "a phase ran without its plan")
+            }
+        }
+    }
+}
+
+impl Record {
+    /// The labels the request is counted under; none before it has a route.
+    pub(super) fn labels(&self) -> Option<Labels<'_>> {
+        let route = self.route.as_deref()?;
+        let tool = match self.is_tool_call {
+            true => self.target.as_deref().unwrap_or_default(),
+            false => "",
+        };
+        Some(Labels {
+            route: &route.path,
+            server: route.target.name(),
+            method: &self.method,
+            caller: self.caller.as_deref().map_or("", Caller::id),
+            tool,
+        })
+    }
+}

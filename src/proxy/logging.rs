@@ -1,0 +1,52 @@
+//! The end of every request, however it ended: metrics, and one line.
+
+use pingora_proxy::Session;
+
+use super::Gateway;
+use super::context::Context;
+use crate::telemetry::{Line, Outcome};
+use crate::upstream::Endpoint;
+
+impl Gateway {
+    /// Counts and logs the request.
+    pub(super) fn log(&self, session: &Session, ctx: &Context) {
+        let record = &ctx.record;
+        let duration = ctx.started.elapsed();
+        let overhead = duration.saturating_sub(record.waited);
+        // No outcome means that the client was gone before there was one.
+        let outcome = record.outcome.unwrap_or(Outcome::Cancelled);
+        if let Some(reason) = record.reason {
+            self.metrics.refused(reason);
+        }
+        if let (Some(route), Some(labels)) = (&record.route, record.labels()) {
+            route.metrics.in_flight.dec();
+            route.metrics.bytes_in.inc_by(record.bytes_in);
+            route.metrics.bytes_out.inc_by(record.bytes_out);
+            route.metrics.overhead.observe(overhead.as_secs_f64());
+            let confirmed =
+                outcome == Outcome::Ok && (!record.is_tool_call || record.answered_without_error);
+            self.metrics.count(labels, outcome, duration.as_secs_f64(), confirmed);
+        }
+        let Some(log) = &self.request_log else { return };
+        let head = session.req_header();
+        log.write(&Line {
+            id: ctx.request_id(),
+            verb: head.method.as_str(),
+            path: record.route.as_deref().map_or_else(|| head.uri.path(), |route| &route.path),
+            server: record.route.as_deref().map_or("", |route| route.target.name()),
+            endpoint: record.endpoint.as_deref().map_or("", Endpoint::url),
+            caller: record.caller.as_deref().map_or("", |caller| caller.id()),
+            method: &record.method,
+            target: record.target.as_deref().unwrap_or_default(),
+            session: record.session,
+            client: record.client,
+            status: record.status,
+            outcome,
+            reason: record.reason,
+            bytes_in: record.bytes_in,
+            bytes_out: record.bytes_out,
+            duration,
+            overhead,
+        });
+    }
+}

@@ -1,0 +1,218 @@
+//! The request path: one file per phase of Pingora's proxy, named as the phase.
+
+mod answer;
+mod body;
+mod context;
+mod deliver;
+mod early_request_filter;
+mod edge;
+mod exchange;
+mod head;
+mod hosts;
+mod http1;
+mod logging;
+mod plan;
+mod proxy_protocol;
+mod proxy_upstream_filter;
+mod pump;
+mod refusal;
+mod request_filter;
+mod response_body_filter;
+mod response_filter;
+mod strict;
+mod upstream_peer;
+mod upstream_request_filter;
+
+pub use edge::Edge;
+pub use proxy_protocol::ProxyProtocol;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use pingora::modules::http::HttpModules;
+use pingora::upstreams::peer::HttpPeer;
+use pingora::{Error, ErrorType};
+use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+
+use crate::snapshot::Snapshot;
+use crate::telemetry::{Metrics, Reason, RequestLog};
+use context::Context;
+use exchange::Connections;
+use refusal::Refusal;
+
+/// What all listeners share.
+pub struct Shared {
+    snapshot: ArcSwap<Snapshot>,
+    metrics: Arc<Metrics>,
+    request_log: Option<RequestLog>,
+    connections: Connections,
+    request_ids: RequestIds,
+}
+
+/// The gateway as one listener sees it.
+pub struct Gateway {
+    shared: Arc<Shared>,
+    listener: usize,
+}
+
+impl Shared {
+    /// Everything that outlives a request.
+    pub fn new(
+        snapshot: Snapshot,
+        metrics: Arc<Metrics>,
+        request_log: Option<RequestLog>,
+        upstream_idle_connections: usize,
+    ) -> Self {
+        Self {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            metrics,
+            request_log,
+            connections: Connections::new(upstream_idle_connections),
+            request_ids: RequestIds::new(),
+        }
+    }
+
+    /// The configuration in force.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    /// The metrics of the process.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    /// Waits until the request log has left the process.
+    pub fn flush(&self) {
+        if let Some(log) = &self.request_log {
+            log.flush();
+        }
+    }
+}
+
+impl Gateway {
+    /// The gateway behind the listener at this place in the settings.
+    pub fn new(shared: Arc<Shared>, listener: usize) -> Self {
+        Self { shared, listener }
+    }
+}
+
+impl std::ops::Deref for Gateway {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.shared
+    }
+}
+
+#[async_trait]
+impl ProxyHttp for Gateway {
+    type CTX = Context;
+
+    fn new_ctx(&self) -> Context {
+        Context::new(self.snapshot.load_full(), self.request_ids.next())
+    }
+
+    /// No modules: answers pass as the server sent them.
+    fn init_downstream_modules(&self, _modules: &mut HttpModules) {}
+
+    async fn early_request_filter(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+    ) -> pingora::Result<()> {
+        let snapshot = Arc::clone(&ctx.snapshot);
+        early_request_filter::early_request_filter(
+            session,
+            ctx,
+            &snapshot.listeners[self.listener],
+        );
+        Ok(())
+    }
+
+    async fn request_filter(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+    ) -> pingora::Result<bool> {
+        match self.decide(session, ctx).await {
+            Ok(plan) => {
+                ctx.plan(plan);
+                Ok(false)
+            }
+            Err(refusal) => answer::refuse(session, ctx, &refusal).await.map(|()| true),
+        }
+    }
+
+    /// Every request is answered here, so Pingora's own pipeline never starts.
+    async fn proxy_upstream_filter(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+    ) -> pingora::Result<bool> {
+        self.carry_out(session, ctx).await.map(|()| false)
+    }
+
+    async fn upstream_peer(
+        &self,
+        _session: &mut Session,
+        _ctx: &mut Context,
+    ) -> pingora::Result<Box<HttpPeer>> {
+        Error::e_explain(ErrorType::InternalError, "every request is answered before this phase")
+    }
+
+    async fn fail_to_proxy(
+        &self,
+        session: &mut Session,
+        error: &Error,
+        ctx: &mut Context,
+    ) -> FailToProxy {
+        let dead = matches!(
+            error.etype(),
+            ErrorType::ConnectionClosed | ErrorType::WriteError | ErrorType::WriteTimedout
+        );
+        if !dead {
+            tracing::error!(%error, "request failed");
+            let refusal = Refusal::from(Reason::Internal);
+            if let Err(error) = answer::refuse(session, ctx, &refusal).await {
+                tracing::debug!(%error, "client left before its refusal");
+            }
+        }
+        FailToProxy { error_code: ctx.record.status, can_reuse_downstream: false }
+    }
+
+    async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Context) {
+        self.log(session, ctx);
+    }
+
+    fn suppress_error_log(&self, _session: &Session, _ctx: &Context, _error: &Error) -> bool {
+        true
+    }
+}
+
+/// Makes request ids: a random start for the process, then a counter, scrambled so that ids of
+/// neighbouring requests differ early and tell nobody how many there were.
+struct RequestIds {
+    key: u64,
+    next: AtomicU64,
+}
+
+impl RequestIds {
+    fn new() -> Self {
+        Self { key: fastrand::u64(..), next: AtomicU64::new(fastrand::u64(..)) }
+    }
+
+    fn next(&self) -> [u8; 16] {
+        let mut id = self.next.fetch_add(1, Ordering::Relaxed) ^ self.key;
+        // The finalizer of SplitMix64: a bijection, so no two requests share an id.
+        id = (id ^ (id >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        id = (id ^ (id >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        id ^= id >> 31;
+        std::array::from_fn(|place| {
+            let nibble = (id >> (60 - 4 * place)) & 0xf;
+            b"0123456789abcdef"[nibble as usize]
+        })
+    }
+}

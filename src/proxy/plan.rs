@@ -1,0 +1,78 @@
+//! What will be done for a request: forwarded to a pool, or answered here.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::mcp::Era;
+use crate::upstream::{Endpoint, Pool};
+
+/// The decision about one request.
+pub(super) enum Plan {
+    /// Send it to an endpoint.
+    Forward(Forward),
+    /// A CORS preflight, answered by the gateway.
+    Preflight,
+}
+
+/// Everything that carrying a request to a server needs.
+pub(super) struct Forward {
+    pub(super) pool: Arc<Pool>,
+    pub(super) placement: Placement,
+    pub(super) shape: Shape,
+    pub(super) body: Bytes,
+    /// The server's own session id, in place of the sealed one the client sent.
+    pub(super) upstream_session: Option<Vec<u8>>,
+}
+
+/// Which endpoint may take it.
+pub(super) enum Placement {
+    /// The one that holds the session.
+    Pinned(Arc<Endpoint>),
+    /// Any; the key decides on the ring, the random number elsewhere.
+    Any {
+        /// What is hashed.
+        key: Vec<u8>,
+        /// Picks where nothing is hashed.
+        random: u64,
+    },
+}
+
+/// What kind of exchange it is, as far as driving it differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Shape {
+    pub(super) exchange: Exchange,
+    pub(super) repeat: Repeat,
+    pub(super) era: Era,
+}
+
+/// What the answer is to be used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Exchange {
+    /// A message and its answer.
+    Message,
+    /// `initialize`, whose answer opens a session.
+    OpensSession,
+    /// A legacy GET stream, or a modern listen stream: it may idle for hours.
+    Stream,
+    /// DELETE of a session.
+    EndsSession,
+}
+
+/// Whether the request may be sent again after a first copy may have reached a server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Repeat {
+    /// It changes nothing, so a second copy does no harm.
+    Harmless,
+    /// It must never run twice.
+    Never,
+}
+
+impl Shape {
+    /// Whether the exchange ends when the client leaves. A modern disconnect is a cancel
+    /// (2026-07-28 transport), a legacy one is not (2025-11-25 transport); a legacy GET stream
+    /// only listens, so without its listener it is nothing.
+    pub(super) fn ends_with_client(self) -> bool {
+        self.era == Era::Modern || self.exchange == Exchange::Stream
+    }
+}

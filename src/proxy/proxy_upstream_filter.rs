@@ -1,0 +1,87 @@
+//! Carries out the plan. Pingora's own pipeline is not entered: see `pump.rs`.
+
+use pingora::{Error, ErrorType};
+use pingora_proxy::Session;
+
+use super::Gateway;
+use super::answer;
+use super::context::Context;
+use super::plan::{Exchange, Forward, Plan};
+use super::pump::End;
+use super::refusal::Refusal;
+use crate::jsonrpc::{Id, peek};
+use crate::telemetry::Reason;
+
+impl Gateway {
+    /// Does what was decided. An error means that the client's connection must not be used again.
+    pub(super) async fn carry_out(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+    ) -> pingora::Result<()> {
+        let plan = ctx.planned()?;
+        match *plan {
+            Plan::Preflight => answer::preflight(session, ctx).await,
+            Plan::Forward(forward) => {
+                let _permit = match self.stream_permit(ctx, &forward) {
+                    Ok(permit) => permit,
+                    Err(refusal) => return self.refuse(session, ctx, &forward, refusal).await,
+                };
+                match self.pump(session, ctx, &forward).await {
+                    End::Complete => Ok(()),
+                    End::Refused(refusal) => self.refuse(session, ctx, &forward, refusal).await,
+                    End::Cut => Error::e_explain(ErrorType::ConnectionClosed, "answer cut short"),
+                }
+            }
+        }
+    }
+
+    async fn refuse(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        forward: &Forward,
+        refusal: Refusal,
+    ) -> pingora::Result<()> {
+        // The id was not kept while all went well; the body still has it.
+        ctx.record.id =
+            peek(&forward.body).ok().and_then(|envelope| envelope.id().map(Id::into_owned));
+        answer::refuse(session, ctx, &refusal).await
+    }
+
+    /// Streams are counted, because each holds memory and two connections for hours.
+    fn stream_permit(
+        &self,
+        ctx: &Context,
+        forward: &Forward,
+    ) -> Result<Option<StreamPermit>, Refusal> {
+        if forward.shape.exchange != Exchange::Stream {
+            return Ok(None);
+        }
+        let permit = StreamPermit::take(self.metrics.streams.clone());
+        match permit.open <= ctx.snapshot.streams_max as i64 {
+            true => Ok(Some(permit)),
+            false => Err(Reason::StreamsFull.into()),
+        }
+    }
+}
+
+/// One open stream, counted until it is dropped.
+struct StreamPermit {
+    gauge: prometheus::IntGauge,
+    open: i64,
+}
+
+impl StreamPermit {
+    fn take(gauge: prometheus::IntGauge) -> Self {
+        gauge.inc();
+        let open = gauge.get();
+        Self { gauge, open }
+    }
+}
+
+impl Drop for StreamPermit {
+    fn drop(&mut self) {
+        self.gauge.dec();
+    }
+}

@@ -1,0 +1,192 @@
+//! Carries a planned request to an endpoint: connects, sends, and waits for the answer's head.
+//!
+//! The whole request is known before the first byte leaves, so one direction is done after the
+//! other. That keeps an idle stream small, pushes back on a server when the client reads slowly,
+//! and leaves no doubt about what was sent when something fails. Every request takes this way, so
+//! there is one life of a request and not two; `loadtest/compare` shows that it costs less than
+//! Pingora's own pipeline.
+
+use std::time::{Duration, Instant};
+
+use pingora::time::timeout;
+use pingora_proxy::Session;
+
+use super::Gateway;
+use super::context::Context;
+use super::exchange::Exchange;
+use super::http1::Broken;
+use super::plan::{Forward, Repeat};
+use super::refusal::Refusal;
+use super::response_filter::UpstreamHead;
+use super::upstream_peer::Tried;
+use super::upstream_request_filter::Outgoing;
+use crate::telemetry::{Outcome, Reason};
+use crate::upstream::InFlight;
+
+/// How a request that was begun came to its end.
+#[must_use]
+pub(super) enum End {
+    /// The client has a whole answer.
+    Complete,
+    /// Something failed before the client saw anything.
+    Refused(Refusal),
+    /// The answer was cut; the client's connection cannot be used again.
+    Cut,
+}
+
+/// An answer whose head is here, and of which the client has seen nothing yet.
+pub(super) struct Begun {
+    pub(super) exchange: Exchange,
+    pub(super) head: UpstreamHead,
+    pub(super) in_flight: InFlight,
+}
+
+/// Why waiting for the server ended without it.
+pub(super) enum Interrupted {
+    /// The client left.
+    ClientGone,
+    /// Time ran out.
+    TimedOut,
+    /// The server's side failed.
+    Broken(Broken),
+}
+
+impl Interrupted {
+    pub(super) fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::ClientGone => None,
+            Self::TimedOut => Some(Reason::EndpointTimeout),
+            Self::Broken(_) => Some(Reason::EndpointBroken),
+        }
+    }
+}
+
+impl Gateway {
+    /// Carries out `forward`, to its end.
+    pub(super) async fn pump(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        forward: &Forward,
+    ) -> End {
+        match self.begin(session, ctx, forward).await {
+            Ok(begun) => self.deliver(session, ctx, forward, begun).await,
+            Err(None) => {
+                ctx.record.outcome = Some(Outcome::Cancelled);
+                End::Cut
+            }
+            Err(Some(reason)) => End::Refused(reason.into()),
+        }
+    }
+
+    /// Connects, sends, and waits for the head of the answer. `Err(None)`: the client left.
+    async fn begin(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        forward: &Forward,
+    ) -> Result<Begun, Option<Reason>> {
+        let mut tried = Tried::default();
+        let mut avoid_idle = false;
+        loop {
+            let endpoint = tried.next(forward)?;
+            let failed = |reason| {
+                self.metrics.upstream_failed(forward.pool.name(), endpoint.url(), reason);
+            };
+            ctx.record.endpoint = Some(endpoint.clone());
+            let in_flight = endpoint.enter();
+            let opened = match avoid_idle {
+                false => self.connections.open(&endpoint).await,
+                true => self.connections.open_fresh(&endpoint).await,
+            };
+            let mut exchange = match opened {
+                Ok(exchange) => exchange,
+                Err(reason) => {
+                    failed(reason);
+                    tried.unreachable(&endpoint);
+                    continue;
+                }
+            };
+            let interrupted = match ask(session, ctx, forward, &mut exchange).await {
+                Ok(head) => return Ok(Begun { exchange, head, in_flight }),
+                Err(interrupted) => interrupted,
+            };
+            // A kept connection that the server closed in the same moment: nobody answered, and
+            // nobody can know whether the request was heard. What may run twice is sent again.
+            let stale = exchange.reused && !exchange.heard() && !avoid_idle;
+            if matches!(interrupted, Interrupted::Broken(_))
+                && stale
+                && forward.shape.repeat == Repeat::Harmless
+            {
+                avoid_idle = true;
+                continue;
+            }
+            let reason = interrupted.reason();
+            if let Some(reason) = reason {
+                if let Interrupted::Broken(broken) = &interrupted {
+                    tracing::debug!(endpoint = endpoint.url(), ?broken, "no answer");
+                }
+                failed(reason);
+            }
+            return Err(reason);
+        }
+    }
+}
+
+/// Sends the request and waits for the head of its answer.
+async fn ask(
+    session: &mut Session,
+    ctx: &mut Context,
+    forward: &Forward,
+    exchange: &mut Exchange,
+) -> Result<UpstreamHead, Interrupted> {
+    let Some(endpoint) = &ctx.record.endpoint else {
+        return Err(Interrupted::Broken(Broken::Framing("no endpoint")));
+    };
+    let outgoing = Outgoing {
+        client: session.req_header(),
+        endpoint,
+        session: forward.upstream_session.as_deref(),
+        request_id: ctx.request_id(),
+        client_address: ctx.record.client,
+        body_bytes: forward.body.len(),
+    };
+    let head = exchange.prepare(&outgoing).map_err(Interrupted::Broken)?;
+    let answer = async {
+        let sent = exchange.send(head, &forward.body).await;
+        match exchange.read_head().await {
+            Ok(head) => Ok(head),
+            // A server may answer without reading all of a request, and close: its answer counts
+            // more than our failure to write the rest.
+            Err(broken) => Err(sent.err().unwrap_or(broken)),
+        }
+    };
+    let began = Instant::now();
+    let limit = forward.pool.timeouts().first_byte;
+    let head = while_client_waits(session, forward, limit, answer).await;
+    ctx.record.waited += began.elapsed();
+    head
+}
+
+/// Waits for `work`, at most `limit`, and no longer than the client does where that matters.
+pub(super) async fn while_client_waits<T>(
+    session: &mut Session,
+    forward: &Forward,
+    limit: Duration,
+    work: impl Future<Output = Result<T, Broken>>,
+) -> Result<T, Interrupted> {
+    let work = async {
+        match timeout(limit, work).await {
+            Ok(done) => done.map_err(Interrupted::Broken),
+            Err(_) => Err(Interrupted::TimedOut),
+        }
+    };
+    if !forward.shape.ends_with_client() {
+        return work.await;
+    }
+    tokio::select! {
+        biased; // What the server has already said comes before the client's leaving.
+        done = work => done,
+        _ = session.as_mut().read_body_or_idle(true) => Err(Interrupted::ClientGone),
+    }
+}

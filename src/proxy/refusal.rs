@@ -1,0 +1,219 @@
+//! The one table of every "no" on the request path: status, JSON-RPC code, and what is said.
+
+use std::borrow::Cow;
+
+use crate::jsonrpc::{self, ErrorBody, Fault, ReplyTo};
+use crate::mcp::{Revision, Violation};
+use crate::telemetry::Reason;
+
+/// A request the gateway does not carry, or could not.
+///
+/// Codes of the JSON-RPC and MCP specifications are used where they have one for the case. The
+/// gateway's own cases carry the HTTP status as their code: it lies outside the range that JSON-RPC
+/// reserves (-32768 to -32000), and says something.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    /// Why, as metrics and logs count it.
+    pub(super) reason: Reason,
+    /// The HTTP status.
+    pub(super) status: u16,
+    /// The JSON-RPC error code.
+    pub(super) code: i32,
+    /// What the client reads. It never repeats what the client sent, nor says what exists.
+    pub(super) message: Cow<'static, str>,
+    /// What goes with it.
+    pub(super) extra: Extra,
+}
+
+/// What some refusals carry beside the error.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Extra {
+    /// Nothing.
+    None,
+    /// The methods that are served, for 405 (RFC 9110 section 10.2.1).
+    Allow(&'static str),
+    /// When to come back, in seconds, for 503 and 429 (RFC 9110 section 10.2.3).
+    RetryAfter(u32),
+    /// A bearer challenge, for 401 (RFC 6750 section 3).
+    Challenge(&'static str),
+    /// The revisions that are known, for -32022 (2026-07-28 `UnsupportedProtocolVersionError`).
+    Supported(String),
+}
+
+/// The table. The README shows it, and a test holds the two together.
+fn row(reason: Reason) -> (u16, i32, &'static str) {
+    match reason {
+        Reason::ConnectionsFull => (503, 503, "too many connections"),
+        Reason::HeadMalformed => (400, 400, "malformed or ambiguous request head"),
+        Reason::HeadTooLarge => (431, 431, "request head too large"),
+        Reason::HeadTimeout => (408, 408, "the request head did not arrive in time"),
+        Reason::HostRefused => (421, 421, "no such host here"),
+        Reason::OriginRefused => (403, 403, "origin not allowed"),
+        Reason::RouteUnknown => (404, 404, "no route at this path"),
+        Reason::VerbRefused => (405, 405, "method not allowed"),
+        Reason::Unauthenticated => (401, 401, "authentication required"),
+        Reason::NotAcceptable => {
+            (406, 406, "Accept must list application/json and text/event-stream")
+        }
+        Reason::MediaType => (415, 415, "Content-Type must be application/json"),
+        Reason::BodyTooLarge => (413, 413, "request body too large"),
+        Reason::BodyTimeout => (408, 408, "the request body did not arrive in time"),
+        Reason::BodyBroken => (400, jsonrpc::PARSE_ERROR, "the request body is broken"),
+        Reason::MessageMalformed => (400, jsonrpc::INVALID_REQUEST, "malformed message"),
+        Reason::MessageViolation => (400, jsonrpc::INVALID_REQUEST, "invalid message"),
+        Reason::MethodRemoved => (404, jsonrpc::METHOD_NOT_FOUND, "method not found"),
+        Reason::SessionMissing => (400, 400, "Mcp-Session-Id is required"),
+        Reason::SessionUnknown => (404, 404, "session not found"),
+        Reason::SessionRevision => {
+            (400, 400, "MCP-Protocol-Version is not the one this session negotiated")
+        }
+        Reason::StreamsFull => (503, 503, "too many streams"),
+        Reason::EndpointNone => (503, 503, "no endpoint is available"),
+        Reason::EndpointUnreachable => (502, 502, "the server cannot be reached"),
+        Reason::EndpointTimeout => (504, 504, "the server did not answer in time"),
+        Reason::EndpointBroken => (502, 502, "the server's answer was broken"),
+        Reason::Internal => (500, jsonrpc::INTERNAL_ERROR, "internal error"),
+    }
+}
+
+impl From<Reason> for Refusal {
+    fn from(reason: Reason) -> Self {
+        let (status, code, message) = row(reason);
+        let extra = match status {
+            503 => Extra::RetryAfter(1),
+            _ => Extra::None,
+        };
+        Self { reason, status, code, message: Cow::Borrowed(message), extra }
+    }
+}
+
+impl From<&Fault<'_>> for Refusal {
+    fn from(fault: &Fault<'_>) -> Self {
+        let message = Cow::Borrowed(fault.message());
+        Self { code: fault.code(), message, ..Self::from(Reason::MessageMalformed) }
+    }
+}
+
+impl From<Violation> for Refusal {
+    fn from(violation: Violation) -> Self {
+        let reason = match violation {
+            Violation::MethodRemoved => Reason::MethodRemoved,
+            _ => Reason::MessageViolation,
+        };
+        let message = match violation {
+            Violation::HeaderMissing(name) => format!("header mismatch: {name} is required").into(),
+            Violation::HeaderMismatch(name) => {
+                format!("header mismatch: {name} differs from the body").into()
+            }
+            Violation::HeaderEncoding => "header mismatch: mcp-name does not decode".into(),
+            Violation::ClaimMissing(name) => {
+                format!("_meta lacks io.modelcontextprotocol/{name}").into()
+            }
+            Violation::UnknownRevision => "unsupported protocol version".into(),
+            Violation::MethodRemoved => "method not found".into(),
+            Violation::RoutingKeyMissing(name) => format!("{name} lacks its name or uri").into(),
+            Violation::ResponseInModern => "this revision has no client responses".into(),
+        };
+        Self { code: violation.code(), message, ..Self::from(reason) }
+    }
+}
+
+impl Refusal {
+    /// 405 with the methods that are served.
+    pub(super) fn verb(allow: &'static str) -> Self {
+        Self { extra: Extra::Allow(allow), ..Self::from(Reason::VerbRefused) }
+    }
+
+    /// 401. `invalid_token` is said only of a token that was there.
+    pub(super) fn unauthenticated(token_was_sent: TokenSent) -> Self {
+        let challenge = match token_was_sent {
+            TokenSent::No => "Bearer",
+            TokenSent::Yes => r#"Bearer error="invalid_token""#,
+        };
+        Self { extra: Extra::Challenge(challenge), ..Self::from(Reason::Unauthenticated) }
+    }
+
+    /// -32022 with the list that lets a client choose again.
+    pub(super) fn unsupported_revision(requested: &str) -> Self {
+        let known: Vec<_> =
+            Revision::ALL.iter().rev().map(|known| format!("\"{known}\"")).collect();
+        // A header value holds no control characters and was read as UTF-8, so quotes and
+        // backslashes are all that must be escaped; overlong nonsense is not repeated.
+        let requested = if requested.len() <= 32 && !requested.contains(['"', '\\']) {
+            requested
+        } else {
+            "unknown"
+        };
+        let detail = format!(r#"{{"supported":[{}],"requested":"{requested}"}}"#, known.join(","));
+        let violation = Self::from(Violation::UnknownRevision);
+        Self { extra: Extra::Supported(detail), ..violation }
+    }
+
+    /// The JSON-RPC error as bytes.
+    pub(super) fn body(&self, reply_to: ReplyTo<'_>) -> Vec<u8> {
+        let detail_json = match &self.extra {
+            Extra::Supported(detail) => Some(detail.as_str()),
+            _ => None,
+        };
+        let mut body = Vec::with_capacity(160);
+        ErrorBody { reply_to, code: self.code, message: &self.message, detail_json }
+            .write(&mut body);
+        body
+    }
+
+    /// The header field that goes with the refusal.
+    pub(super) fn header(&self) -> Option<(&'static str, Cow<'static, str>)> {
+        match &self.extra {
+            Extra::None | Extra::Supported(_) => None,
+            Extra::Allow(methods) => Some(("allow", Cow::Borrowed(methods))),
+            Extra::RetryAfter(seconds) => Some(("retry-after", seconds.to_string().into())),
+            Extra::Challenge(challenge) => Some(("www-authenticate", Cow::Borrowed(challenge))),
+        }
+    }
+}
+
+/// Whether a refused request carried a credential.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TokenSent {
+    /// It carried none.
+    No,
+    /// It carried one that proves nothing.
+    Yes,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Refusal, row};
+    use crate::jsonrpc::ReplyTo;
+    use crate::telemetry::Reason;
+
+    #[test]
+    fn the_readme_shows_the_table() {
+        let readme = include_str!("../../README.md");
+        for reason in Reason::ALL {
+            let (status, code, message) = row(*reason);
+            let line = format!("| `{}` | {status} | {code} | {message} |", reason.as_str());
+            assert!(readme.contains(&line), "README lacks the row\n{line}");
+        }
+    }
+
+    #[test]
+    fn no_code_of_our_own_lies_in_the_reserved_range() {
+        for reason in Reason::ALL {
+            let (status, code, _) = row(*reason);
+            let specified = [-32700, -32600, -32601, -32602, -32603].contains(&code);
+            assert!(specified || code == i32::from(status), "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_revision_is_answered_with_those_known() {
+        for (requested, shown) in [("2030-01-01", "2030-01-01"), ("a\"b", "unknown")] {
+            let body = Refusal::unsupported_revision(requested).body(ReplyTo::Null);
+            let body: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+            assert_eq!(body["error"]["code"], -32022);
+            assert_eq!(body["error"]["data"]["requested"], shown);
+            assert_eq!(body["error"]["data"]["supported"][0], "2026-07-28");
+        }
+    }
+}

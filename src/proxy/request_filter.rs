@@ -1,0 +1,332 @@
+//! Decides what happens to a request. This is the product in one file: read [`Gateway::decide`].
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use http::Method;
+use pingora_proxy::Session;
+
+use super::Gateway;
+use super::answer::METHODS;
+use super::context::Context;
+use super::plan::{Exchange, Forward, Placement, Plan, Repeat, Shape};
+use super::refusal::{Refusal, TokenSent};
+use super::{body, hosts, strict};
+use crate::config::HashKey;
+use crate::identity::{self, Caller, Unproven};
+use crate::jsonrpc::peek;
+use crate::mcp::{
+    self, Call, Claims, Class, Era, Kind, MCP_METHOD, MCP_NAME, MCP_PROTOCOL_VERSION,
+    MCP_SESSION_ID, Revision, Violation,
+};
+use crate::routes::Route;
+use crate::sessions::{Binding, SessionState};
+use crate::telemetry::Reason;
+use crate::upstream::{Endpoint, SessionHabit};
+
+impl Gateway {
+    /// The walk of a request, cheap checks before dear ones: nothing below a line runs before the
+    /// line has passed.
+    pub(super) async fn decide(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+    ) -> Result<Plan, Refusal> {
+        strict::check(session.req_header()).map_err(malformed)?;
+        self.check_host_and_origin(session, ctx)?;
+        let route = find_route(session, ctx)?;
+        if session.req_header().method == Method::OPTIONS {
+            return Ok(Plan::Preflight);
+        }
+        let caller = authenticate(session, ctx)?;
+        match session.req_header().method {
+            Method::POST => self.decide_message(session, ctx, &route, &caller).await,
+            Method::GET => decide_stream(session, ctx, &route, &caller),
+            Method::DELETE => decide_session_end(session, ctx, &route, &caller),
+            _ => Err(Refusal::verb(METHODS)),
+        }
+    }
+
+    /// POST: one JSON-RPC message.
+    async fn decide_message(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        route: &Arc<Route>,
+        caller: &Arc<Caller>,
+    ) -> Result<Plan, Refusal> {
+        check_media(session)?;
+        let limits = &ctx.snapshot.listeners[self.listener].limits;
+        let body = body::read(session.as_mut(), route.body_bytes_max, limits.body_timeout).await?;
+        ctx.record.bytes_in = body.len() as u64;
+        let head = session.req_header();
+        let call = read_call(head, &body, ctx)?;
+        note(ctx, &call);
+        let (placement, upstream_session) = match call.era {
+            Era::Modern => (anywhere(head, route, caller, &call, ctx), None),
+            Era::Legacy => place_legacy(head, route, caller, &call, ctx)?,
+        };
+        let shape = shape(&call);
+        drop(call);
+        let pool = Arc::clone(&route.target);
+        Ok(Plan::Forward(Forward { pool, placement, shape, body, upstream_session }))
+    }
+
+    /// DNS rebinding ends here: a browser that was lured to this address names a foreign host or
+    /// origin (2026-07-28 transport, "Security Warning").
+    fn check_host_and_origin(&self, session: &Session, ctx: &mut Context) -> Result<(), Refusal> {
+        let head = session.req_header();
+        let listener = &ctx.snapshot.listeners[self.listener];
+        let authority = strict::authority(head).unwrap_or_default();
+        if !hosts::host_is_allowed(&listener.allowed_hosts, authority) {
+            return Err(Reason::HostRefused.into());
+        }
+        if let Some(origin) = strict::origin(&head.headers) {
+            if !hosts::origin_is_allowed(&listener.allowed_origins, origin) {
+                return Err(Reason::OriginRefused.into());
+            }
+            ctx.record.origin_allowed = true;
+        }
+        Ok(())
+    }
+}
+
+fn find_route(session: &Session, ctx: &mut Context) -> Result<Arc<Route>, Refusal> {
+    let found = ctx.snapshot.routes.find(session.req_header().uri.path());
+    let route = Arc::clone(found.ok_or(Reason::RouteUnknown)?);
+    route.metrics.in_flight.inc();
+    ctx.record.route = Some(Arc::clone(&route));
+    Ok(route)
+}
+
+fn authenticate(session: &Session, ctx: &mut Context) -> Result<Arc<Caller>, Refusal> {
+    let credential = strict::credential(&session.req_header().headers);
+    let proven = ctx.snapshot.identity.authenticate(credential);
+    let caller = Arc::clone(proven.map_err(|unproven| {
+        Refusal::unauthenticated(match unproven {
+            Unproven::Missing => TokenSent::No,
+            Unproven::Invalid => TokenSent::Yes,
+        })
+    })?);
+    ctx.record.caller = Some(Arc::clone(&caller));
+    Ok(caller)
+}
+
+fn check_media(session: &Session) -> Result<(), Refusal> {
+    let headers = &session.req_header().headers;
+    if !strict::is_json(headers) {
+        return Err(Reason::MediaType.into());
+    }
+    let both = ["application/json", "text/event-stream"];
+    if !both.iter().all(|kind| strict::accepts(headers, kind)) {
+        return Err(Reason::NotAcceptable.into());
+    }
+    Ok(())
+}
+
+/// Reads the message and holds the headers against it.
+fn read_call<'b>(
+    head: &pingora::http::RequestHeader,
+    body: &'b Bytes,
+    ctx: &mut Context,
+) -> Result<Call<'b>, Refusal> {
+    let envelope = match peek(body) {
+        Ok(envelope) => envelope,
+        Err(fault) => {
+            ctx.record.id = fault.id.map(crate::jsonrpc::Id::into_owned);
+            return Err(Refusal::from(&fault));
+        }
+    };
+    let id = envelope.id();
+    let claims = Claims {
+        version: strict::text(&head.headers, MCP_PROTOCOL_VERSION),
+        method: strict::text(&head.headers, MCP_METHOD),
+        name: strict::text(&head.headers, MCP_NAME),
+    };
+    Call::read(claims, envelope).map_err(|violation| {
+        ctx.record.id = id.map(crate::jsonrpc::Id::into_owned);
+        match (violation, claims.version) {
+            (Violation::UnknownRevision, Some(requested)) => {
+                Refusal::unsupported_revision(requested)
+            }
+            _ => Refusal::from(violation),
+        }
+    })
+}
+
+/// Keeps what the log and the metrics will say of the message.
+fn note(ctx: &mut Context, call: &Call<'_>) {
+    ctx.record.method = match mcp::well_known(call.method()) {
+        Some(name) => name.into(),
+        None => call.method().to_owned().into(),
+    };
+    ctx.record.target = call.target().map(Box::from);
+    ctx.record.is_tool_call = call.tool().is_some();
+}
+
+fn shape(call: &Call<'_>) -> Shape {
+    let (exchange, repeat) = match call.kind {
+        Kind::Request(Class::Initialize) => (Exchange::OpensSession, Repeat::Harmless),
+        Kind::Request(Class::Listen) => (Exchange::Stream, Repeat::Harmless),
+        Kind::Request(class) if class.is_repeatable() => (Exchange::Message, Repeat::Harmless),
+        Kind::Request(_) | Kind::Notification | Kind::Response => {
+            (Exchange::Message, Repeat::Never)
+        }
+    };
+    Shape { exchange, repeat, era: call.era }
+}
+
+/// GET: the stream of a legacy session. Nothing else has one (2026-07-28 transport).
+fn decide_stream(
+    session: &Session,
+    ctx: &mut Context,
+    route: &Arc<Route>,
+    caller: &Arc<Caller>,
+) -> Result<Plan, Refusal> {
+    let shape = Shape { exchange: Exchange::Stream, repeat: Repeat::Harmless, era: Era::Legacy };
+    if !strict::accepts(&session.req_header().headers, "text/event-stream") {
+        return Err(Reason::NotAcceptable.into());
+    }
+    of_session(session, ctx, route, caller, shape)
+}
+
+/// DELETE: the end of a legacy session.
+fn decide_session_end(
+    session: &Session,
+    ctx: &mut Context,
+    route: &Arc<Route>,
+    caller: &Arc<Caller>,
+) -> Result<Plan, Refusal> {
+    let shape = Shape { exchange: Exchange::EndsSession, repeat: Repeat::Never, era: Era::Legacy };
+    of_session(session, ctx, route, caller, shape)
+}
+
+fn of_session(
+    session: &Session,
+    ctx: &mut Context,
+    route: &Arc<Route>,
+    caller: &Arc<Caller>,
+    shape: Shape,
+) -> Result<Plan, Refusal> {
+    let head = session.req_header();
+    ctx.record.method = match head.method {
+        Method::GET => "GET".into(),
+        _ => "DELETE".into(),
+    };
+    let version = strict::text(&head.headers, MCP_PROTOCOL_VERSION);
+    let is_modern =
+        version.and_then(Revision::parse).is_some_and(|revision| revision.era() == Era::Modern);
+    let token = strict::text(&head.headers, MCP_SESSION_ID).filter(|_| !is_modern);
+    let Some(token) = token else { return Err(Refusal::verb("POST, OPTIONS")) };
+    let (endpoint, state) = open(token, version, route, caller, ctx)?;
+    Ok(Plan::Forward(Forward {
+        pool: Arc::clone(&route.target),
+        placement: Placement::Pinned(endpoint),
+        shape,
+        body: Bytes::new(),
+        upstream_session: Some(state.upstream_id),
+    }))
+}
+
+/// A legacy message belongs to the endpoint that holds its session.
+fn place_legacy(
+    head: &pingora::http::RequestHeader,
+    route: &Route,
+    caller: &Caller,
+    call: &Call<'_>,
+    ctx: &mut Context,
+) -> Result<(Placement, Option<Vec<u8>>), Refusal> {
+    let token = strict::text(&head.headers, MCP_SESSION_ID);
+    match token {
+        _ if call.kind == Kind::Request(Class::Initialize) => {
+            Ok((anywhere(head, route, caller, call, ctx), None))
+        }
+        Some(token) => {
+            let version = strict::text(&head.headers, MCP_PROTOCOL_VERSION);
+            let opened = open(token, version, route, caller, ctx).inspect_err(|_| {
+                ctx.record.id = call.id().map(crate::jsonrpc::Id::into_owned);
+            });
+            let (endpoint, state) = opened?;
+            Ok((Placement::Pinned(endpoint), Some(state.upstream_id)))
+        }
+        None if route.target.session_habit() == SessionHabit::Mints => {
+            ctx.record.id = call.id().map(crate::jsonrpc::Id::into_owned);
+            Err(Reason::SessionMissing.into())
+        }
+        None => Ok((anywhere(head, route, caller, call, ctx), None)),
+    }
+}
+
+/// Opens a session id. Unknown, foreign, forged and expired ids are one answer, and so is the id of
+/// a session whose endpoint is gone.
+fn open(
+    token: &str,
+    version: Option<&str>,
+    route: &Route,
+    caller: &Caller,
+    ctx: &mut Context,
+) -> Result<(Arc<Endpoint>, SessionState), Refusal> {
+    let binding = Binding { route: &route.digest, caller: caller.digest() };
+    let opened = ctx.snapshot.seal.open(binding, token.as_bytes(), SystemTime::now());
+    let state = opened.ok_or(Reason::SessionUnknown)?;
+    let endpoint = route.target.by_id(state.endpoint).ok_or(Reason::SessionUnknown)?;
+    // The start of the nonce: random, the same in every line of the session, and no secret.
+    ctx.record.session = Some(short_digest(token));
+    match (state.revision, version) {
+        (Some(agreed), Some(version)) if agreed.as_str() != version => {
+            Err(Reason::SessionRevision.into())
+        }
+        _ => Ok((Arc::clone(endpoint), state)),
+    }
+}
+
+fn short_digest(token: &str) -> [u8; 4] {
+    let mut short = [0; 4];
+    for (byte, from) in short.iter_mut().zip(token.bytes()) {
+        *byte = from;
+    }
+    short
+}
+
+/// What has no session goes where its key leads.
+fn anywhere(
+    head: &pingora::http::RequestHeader,
+    route: &Route,
+    caller: &Caller,
+    call: &Call<'_>,
+    ctx: &Context,
+) -> Placement {
+    let random = fastrand::u64(..);
+    let key = match route.target.hash_key() {
+        // A new session is placed by chance, which spreads the sessions of one caller too.
+        HashKey::Session if call.era == Era::Legacy => random.to_le_bytes().to_vec(),
+        HashKey::Session | HashKey::Caller => who(caller, ctx),
+        HashKey::Tenant => match caller.tenant() {
+            Some(tenant) => tenant.as_bytes().to_vec(),
+            None => who(caller, ctx),
+        },
+        HashKey::Tool => call.target().unwrap_or_default().as_bytes().to_vec(),
+        HashKey::Header(name) => match strict::text(&head.headers, name) {
+            Some(value) => value.as_bytes().to_vec(),
+            None => who(caller, ctx),
+        },
+    };
+    Placement::Any { key, random }
+}
+
+/// The caller as a hash key. Anonymous callers are told apart by where they call from.
+fn who(caller: &Caller, ctx: &Context) -> Vec<u8> {
+    match (caller.method(), ctx.record.client) {
+        (identity::Method::Anonymous, Some(client)) => client.to_string().into_bytes(),
+        _ => caller.digest().to_vec(),
+    }
+}
+
+fn malformed(ambiguous: strict::Ambiguous) -> Refusal {
+    let strict::Ambiguous(what) = ambiguous;
+    Refusal {
+        message: format!("malformed request head: {what}").into(),
+        ..Reason::HeadMalformed.into()
+    }
+}

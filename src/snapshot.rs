@@ -1,0 +1,61 @@
+//! Checked settings, made ready to serve: immutable, and pinned by every request that uses it.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::config::{self, Settings};
+use crate::identity::Identity;
+use crate::routes::Routes;
+use crate::sessions::{KeyFile, Seal, generated_key};
+use crate::telemetry::Metrics;
+use crate::upstream::{self, Pool};
+
+/// One configuration, ready to serve.
+pub struct Snapshot {
+    /// Where requests go.
+    pub routes: Routes,
+    /// Who is calling.
+    pub identity: Identity,
+    /// What legacy session ids are sealed with.
+    pub seal: Seal,
+    /// Every server, in the order of the settings.
+    pub pools: Vec<Arc<Pool>>,
+    /// The rules of each listener, in the order of the settings.
+    pub listeners: Vec<config::Listener>,
+    /// Long-lived streams the process may hold.
+    pub streams_max: usize,
+}
+
+impl Snapshot {
+    /// Builds everything a request needs. Fails only where the machine does: the settings are
+    /// checked already.
+    pub fn new(settings: &Settings, metrics: &Metrics) -> io::Result<Self> {
+        let pools: Vec<_> =
+            settings.servers.iter().map(|server| Arc::new(Pool::new(server))).collect();
+        upstream::resolve_now(&pools);
+        Ok(Self {
+            routes: Routes::new(&settings.routes, &pools, metrics),
+            identity: Identity::new(&settings.identity),
+            seal: seal(settings)?,
+            pools,
+            listeners: settings.listeners.clone(),
+            streams_max: settings.runtime.streams_max,
+        })
+    }
+}
+
+fn seal(settings: &Settings) -> io::Result<Seal> {
+    let lifetime = settings.sessions.lifetime;
+    let keys = &settings.sessions.keys;
+    if !keys.is_empty() {
+        return Ok(Seal::new(keys.iter().map(|key| key.expose().as_bytes()), lifetime));
+    }
+    let generated = generated_key(&settings.state_dir)?;
+    if matches!(generated, KeyFile::Made(_)) {
+        tracing::info!(
+            state_dir = %settings.state_dir.display(),
+            "made a session key; set sessions.keys to share sessions between gateways"
+        );
+    }
+    Ok(Seal::new(std::iter::once(generated.secret().as_bytes()), lifetime))
+}

@@ -1,0 +1,449 @@
+//! Every metric name of the gateway, and handles that are resolved once so that a request only adds.
+
+use std::collections::HashSet;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use prometheus::{
+    Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+use super::Reason;
+
+/// The label value that stands for every name beyond the cap, and for names no server confirmed.
+const OTHER: &str = "other";
+/// More series than this and new ones count as [`OTHER`], whatever the caps on names allow.
+const SERIES_MAX: usize = 10_000;
+/// Bounds of durations in seconds, those of the OpenTelemetry MCP conventions with finer low ones.
+const DURATION_BUCKETS: &[f64] =
+    &[0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0];
+/// Bounds of the gateway's own time in seconds.
+const OVERHEAD_BUCKETS: &[f64] =
+    &[0.000_02, 0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1];
+
+/// Who called what, as labels. Borrowed: a known combination is found without an allocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Labels<'a> {
+    /// The route's path.
+    pub route: &'a str,
+    /// The server's name.
+    pub server: &'a str,
+    /// The JSON-RPC method, or the HTTP method of a request without a message.
+    pub method: &'a str,
+    /// The caller's id.
+    pub caller: &'a str,
+    /// The tool's name, or nothing.
+    pub tool: &'a str,
+}
+
+/// The handles of one combination of labels.
+#[derive(Debug)]
+struct Series {
+    outcomes: [IntCounter; Outcome::ALL.len()],
+    duration: Histogram,
+}
+
+/// How a request ended, as operators count it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The server answered with success.
+    Ok,
+    /// The gateway said no.
+    Refused,
+    /// The server answered with an HTTP error.
+    ServerError,
+    /// The gateway or the server failed.
+    Failed,
+    /// The client left first.
+    Cancelled,
+}
+
+/// The handles of one route.
+#[derive(Clone, Debug)]
+pub struct RouteMetrics {
+    /// Requests being served.
+    pub in_flight: IntGauge,
+    /// Body bytes from clients.
+    pub bytes_in: IntCounter,
+    /// Body bytes to clients.
+    pub bytes_out: IntCounter,
+    /// Seconds spent in the gateway itself.
+    pub overhead: Histogram,
+}
+
+/// The registry of the process.
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    durations: HistogramVec,
+    overheads: HistogramVec,
+    in_flight: IntGaugeVec,
+    bytes: IntCounterVec,
+    refusals: Vec<IntCounter>,
+    upstream_errors: IntCounterVec,
+    /// Client connections open now.
+    pub connections: IntGauge,
+    /// Long-lived streams open now.
+    pub streams: IntGauge,
+    /// Legacy sessions opened.
+    pub sessions_opened: IntCounter,
+    /// Lines of the request log that found no room.
+    pub log_lines_lost: IntCounter,
+    series: papaya::HashMap<Key, Arc<Series>>,
+    names: Mutex<Names>,
+    callers_max: usize,
+    tools_max: usize,
+}
+
+#[derive(Default)]
+struct Names {
+    callers: HashSet<Box<str>>,
+    tools: HashSet<Box<str>>,
+    methods: HashSet<Box<str>>,
+}
+
+impl Outcome {
+    const ALL: [Self; 5] =
+        [Self::Ok, Self::Refused, Self::ServerError, Self::Failed, Self::Cancelled];
+
+    /// The outcome's name in metrics and logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Refused => "refused",
+            Self::ServerError => "server_error",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl Series {
+    fn count(&self, outcome: Outcome) {
+        self.outcomes[outcome as usize].inc();
+    }
+}
+
+impl Metrics {
+    /// An empty registry with every name of the gateway in it.
+    pub fn new(callers_max: usize, tools_max: usize) -> Self {
+        let registry = Registry::new();
+        Self {
+            requests: counters(
+                &registry,
+                "toolgate_requests_total",
+                "Requests by route, server, method, caller, tool and outcome.",
+                &["route", "server", "method", "caller", "tool", "outcome"],
+            ),
+            durations: histograms(
+                &registry,
+                "toolgate_request_duration_seconds",
+                "Time from the head of a request to the end of its answer.",
+                &["route", "method"],
+                DURATION_BUCKETS,
+            ),
+            overheads: histograms(
+                &registry,
+                "toolgate_overhead_seconds",
+                "Time spent in the gateway itself, without waiting for client or server.",
+                &["route"],
+                OVERHEAD_BUCKETS,
+            ),
+            in_flight: gauges(
+                &registry,
+                "toolgate_requests_in_flight",
+                "Requests being served now.",
+                &["route"],
+            ),
+            bytes: counters(
+                &registry,
+                "toolgate_body_bytes_total",
+                "Body bytes from clients (in) and to clients (out).",
+                &["route", "direction"],
+            ),
+            refusals: refusals(&registry),
+            upstream_errors: counters(
+                &registry,
+                "toolgate_upstream_errors_total",
+                "Failed exchanges with an endpoint, by reason.",
+                &["server", "endpoint", "reason"],
+            ),
+            connections: gauge(
+                &registry,
+                "toolgate_connections_open",
+                "Client connections open now.",
+            ),
+            streams: gauge(&registry, "toolgate_streams_open", "Long-lived streams open now."),
+            sessions_opened: counter(
+                &registry,
+                "toolgate_sessions_opened_total",
+                "Legacy sessions opened.",
+            ),
+            log_lines_lost: counter(
+                &registry,
+                "toolgate_log_lines_lost_total",
+                "Lines of the request log that found no room.",
+            ),
+            series: papaya::HashMap::new(),
+            names: Mutex::new(Names::default()),
+            callers_max,
+            tools_max,
+            registry,
+        }
+    }
+
+    /// The handles of a route.
+    pub fn route(&self, path: &str) -> RouteMetrics {
+        RouteMetrics {
+            in_flight: self.in_flight.with_label_values(&[path]),
+            bytes_in: self.bytes.with_label_values(&[path, "in"]),
+            bytes_out: self.bytes.with_label_values(&[path, "out"]),
+            overhead: self.overheads.with_label_values(&[path]),
+        }
+    }
+
+    /// Counts one refusal.
+    pub fn refused(&self, reason: Reason) {
+        if let Some(counter) = self.refusals.get(reason as usize) {
+            counter.inc();
+        }
+    }
+
+    /// Counts one failed exchange with an endpoint.
+    pub fn upstream_failed(&self, server: &str, endpoint: &str, reason: Reason) {
+        self.upstream_errors.with_label_values(&[server, endpoint, reason.as_str()]).inc();
+    }
+
+    /// Whether a server has answered this combination without error before.
+    pub fn is_known(&self, labels: Labels<'_>) -> bool {
+        self.series.pin().contains_key(&labels)
+    }
+
+    /// Counts a request under its labels. A name becomes a label value only with `confirmed`, when
+    /// a server answered it without error: what strangers invent counts as `other`.
+    pub fn count(&self, labels: Labels<'_>, outcome: Outcome, seconds: f64, confirmed: bool) {
+        let known = self.series.pin().get(&labels).map(|series| {
+            series.count(outcome);
+            series.duration.observe(seconds);
+        });
+        if known.is_some() {
+            return;
+        }
+        let series = self.resolve(labels, confirmed);
+        series.count(outcome);
+        series.duration.observe(seconds);
+    }
+
+    /// Everything as Prometheus text.
+    pub fn render(&self) -> Vec<u8> {
+        let mut text = Vec::with_capacity(16 * 1024);
+        // Encoding into memory has no way to fail but a metric family without samples, which the
+        // registry leaves out.
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            tracing::error!(%error, "metrics could not be encoded");
+        }
+        text
+    }
+
+    #[cold]
+    fn resolve(&self, labels: Labels<'_>, confirmed: bool) -> Arc<Series> {
+        let labels = self.admitted(labels, confirmed);
+        let pinned = self.series.pin();
+        if let Some(series) = pinned.get(&labels) {
+            return Arc::clone(series);
+        }
+        let outcomes = Outcome::ALL.map(|outcome| {
+            self.requests.with_label_values(&[
+                labels.route,
+                labels.server,
+                labels.method,
+                labels.caller,
+                labels.tool,
+                outcome.as_str(),
+            ])
+        });
+        let duration = self.durations.with_label_values(&[labels.route, labels.method]);
+        let series = Arc::new(Series { outcomes, duration });
+        pinned.insert(Key::from(labels), Arc::clone(&series));
+        series
+    }
+
+    /// The labels with every name that may not become a label value replaced.
+    fn admitted<'a>(&self, labels: Labels<'a>, confirmed: bool) -> Labels<'a> {
+        let mut names = self.names.lock();
+        let full = self.series.len() >= SERIES_MAX;
+        let admit = |set: &mut HashSet<Box<str>>, name: &'a str, max: usize, may_grow: bool| {
+            if name.is_empty() || set.contains(name) {
+                name
+            } else if may_grow && set.len() < max && !full {
+                set.insert(name.into());
+                name
+            } else {
+                OTHER
+            }
+        };
+        // A caller is proven before it is counted; a method and a tool are only what a client said.
+        let caller = admit(&mut names.callers, labels.caller, self.callers_max, true);
+        let method = admit(&mut names.methods, labels.method, 100, confirmed);
+        let tool = admit(&mut names.tools, labels.tool, self.tools_max, confirmed);
+        Labels { method, caller, tool, ..labels }
+    }
+}
+
+/// The owned form of [`Labels`]; both hash alike so that the borrowed form finds it.
+#[derive(PartialEq, Eq)]
+struct Key {
+    route: Box<str>,
+    server: Box<str>,
+    method: Box<str>,
+    caller: Box<str>,
+    tool: Box<str>,
+}
+
+impl Key {
+    fn labels(&self) -> Labels<'_> {
+        Labels {
+            route: &self.route,
+            server: &self.server,
+            method: &self.method,
+            caller: &self.caller,
+            tool: &self.tool,
+        }
+    }
+}
+
+impl From<Labels<'_>> for Key {
+    fn from(labels: Labels<'_>) -> Self {
+        Self {
+            route: labels.route.into(),
+            server: labels.server.into(),
+            method: labels.method.into(),
+            caller: labels.caller.into(),
+            tool: labels.tool.into(),
+        }
+    }
+}
+
+impl Hash for Labels<'_> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        // The server follows from the route, so it need not be hashed.
+        for part in [self.route, self.method, self.caller, self.tool] {
+            state.write(part.as_bytes());
+            state.write_u8(0xff);
+        }
+    }
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.labels().hash(state);
+    }
+}
+
+impl papaya::Equivalent<Key> for Labels<'_> {
+    fn equivalent(&self, key: &Key) -> bool {
+        key.labels() == *self
+    }
+}
+
+fn register<M: Clone + prometheus::core::Collector + 'static>(
+    registry: &Registry,
+    metric: prometheus::Result<M>,
+) -> M {
+    let registered = metric.and_then(|metric| {
+        registry.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    });
+    match registered {
+        Ok(metric) => metric,
+        // The names above are constants and the registry is new: only an edit of this file can
+        // bring a clash, and the first test run shows it.
+        Err(error) => unreachable!("a metric of this file is not valid: {error}"),
+    }
+}
+
+fn refusals(registry: &Registry) -> Vec<IntCounter> {
+    let by_reason = counters(
+        registry,
+        "toolgate_refusals_total",
+        "Requests the gateway itself answered with an error, by reason.",
+        &["reason"],
+    );
+    Reason::ALL.iter().map(|reason| by_reason.with_label_values(&[reason.as_str()])).collect()
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    register(registry, IntCounterVec::new(Opts::new(name, help), labels))
+}
+
+fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+    register(registry, IntGaugeVec::new(Opts::new(name, help), labels))
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
+    register(registry, IntCounter::new(name, help))
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
+    register(registry, IntGauge::new(name, help))
+}
+
+fn histograms(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+    buckets: &[f64],
+) -> HistogramVec {
+    let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+    register(registry, HistogramVec::new(options, labels))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Labels, Metrics, Outcome};
+
+    fn labels<'a>(method: &'a str, caller: &'a str, tool: &'a str) -> Labels<'a> {
+        Labels { route: "/mcp", server: "files", method, caller, tool }
+    }
+
+    fn text(metrics: &Metrics) -> String {
+        String::from_utf8(metrics.render()).expect("Prometheus text is UTF-8")
+    }
+
+    #[test]
+    fn a_tool_becomes_a_label_once_a_server_confirmed_it() {
+        let metrics = Metrics::new(10, 10);
+        let echo = labels("tools/call", "ann", "echo");
+        metrics.count(echo, Outcome::ServerError, 0.1, false);
+        assert!(!metrics.is_known(echo));
+        assert!(text(&metrics).contains(
+            r#"method="other",outcome="server_error",route="/mcp",server="files",tool="other"} 1"#
+        ));
+        metrics.count(echo, Outcome::Ok, 0.1, true);
+        metrics.count(echo, Outcome::Failed, 0.1, false);
+        assert!(metrics.is_known(echo));
+        let text = text(&metrics);
+        for outcome in ["ok", "failed"] {
+            let line = format!(
+                r#"toolgate_requests_total{{caller="ann",method="tools/call",outcome="{outcome}",route="/mcp",server="files",tool="echo"}} 1"#
+            );
+            assert!(text.contains(&line), "{text}");
+        }
+    }
+
+    #[test]
+    fn names_beyond_the_caps_are_other() {
+        let metrics = Metrics::new(2, 3);
+        for number in 0..50 {
+            let (caller, tool) = (format!("caller{number}"), format!("tool{number}"));
+            metrics.count(labels("tools/call", &caller, &tool), Outcome::Ok, 0.1, true);
+        }
+        let text = text(&metrics);
+        assert!(text.contains(r#"caller="caller1""#) && !text.contains(r#"caller="caller2""#));
+        assert!(text.contains(r#"tool="tool2""#) && !text.contains(r#"tool="tool3""#));
+        assert!(text.contains(r#"caller="other",method="tools/call",outcome="ok",route="/mcp",server="files",tool="other"} 47"#), "{text}");
+    }
+}

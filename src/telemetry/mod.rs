@@ -1,0 +1,10 @@
+//! How is the gateway doing? Metrics, the request log, and the closed list of reasons both share.
+
+mod clock;
+mod logs;
+mod metrics;
+mod reason;
+
+pub use logs::{Format, Line, RequestLog, start_diagnostics};
+pub use metrics::{Labels, Metrics, Outcome, RouteMetrics};
+pub use reason::Reason;

@@ -1,0 +1,74 @@
+//! The closed list of reasons for which the gateway says no; metrics, logs and answers share it.
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident => $name:literal,)*) => {
+        /// Why the gateway refused a request, or failed to carry it.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Reason { $($(#[$doc])* $variant,)* }
+
+        impl Reason {
+            /// Every reason, in the order of the request's walk.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The reason's name in metrics and logs.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The process holds as many connections as it may.
+    ConnectionsFull => "connections_full",
+    /// The head of a request broke HTTP, or is ambiguous between two readers.
+    HeadMalformed => "head_malformed",
+    /// The head of a request is larger than the listener allows.
+    HeadTooLarge => "head_too_large",
+    /// The head of a request did not arrive in time.
+    HeadTimeout => "head_timeout",
+    /// `Host` names nobody served here.
+    HostRefused => "host_refused",
+    /// `Origin` is not allowed.
+    OriginRefused => "origin_refused",
+    /// No route has this path.
+    RouteUnknown => "route_unknown",
+    /// The route does not serve this HTTP method.
+    VerbRefused => "verb_refused",
+    /// No proof of identity, or a bad one.
+    Unauthenticated => "unauthenticated",
+    /// `Accept` leaves no answer to give.
+    NotAcceptable => "not_acceptable",
+    /// `Content-Type` is not JSON.
+    MediaType => "media_type",
+    /// The body is larger than the route allows.
+    BodyTooLarge => "body_too_large",
+    /// The body did not arrive in time.
+    BodyTimeout => "body_timeout",
+    /// The body ended early or broke its framing.
+    BodyBroken => "body_broken",
+    /// The body is not one strict JSON-RPC message.
+    MessageMalformed => "message_malformed",
+    /// Headers and body disagree, or break a rule of their revision.
+    MessageViolation => "message_violation",
+    /// The method does not exist in the request's era.
+    MethodRemoved => "method_removed",
+    /// A legacy request without the session it needs.
+    SessionMissing => "session_missing",
+    /// A session id that opens nothing here.
+    SessionUnknown => "session_unknown",
+    /// The version header is not the one the session negotiated.
+    SessionRevision => "session_revision",
+    /// The process holds as many streams as it may.
+    StreamsFull => "streams_full",
+    /// No endpoint of the server can take the call.
+    EndpointNone => "endpoint_none",
+    /// No endpoint could be connected to.
+    EndpointUnreachable => "endpoint_unreachable",
+    /// The endpoint did not answer in time.
+    EndpointTimeout => "endpoint_timeout",
+    /// The endpoint's answer broke HTTP or ended early.
+    EndpointBroken => "endpoint_broken",
+    /// A fault of the gateway itself.
+    Internal => "internal",
+}

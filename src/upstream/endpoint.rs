@@ -1,0 +1,144 @@
+//! One address of a server: what a request to it needs, and how many are under way.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use pingora::protocols::l4::ext::TcpKeepalive;
+use pingora::upstreams::peer::HttpPeer;
+use ring::digest::{SHA256, digest};
+
+use crate::config::{self, Protocol, Scheme, Timeouts};
+
+/// How long an unused connection is kept. Node and uvicorn close theirs after five seconds; a call
+/// must not meet a connection that the server is just closing.
+const IDLE_MAX: Duration = Duration::from_secs(4);
+/// An endpoint that vanished without a word is noticed within 30 seconds (RELIABILITY.md F23).
+const KEEPALIVE: TcpKeepalive = TcpKeepalive {
+    idle: Duration::from_secs(15),
+    interval: Duration::from_secs(5),
+    count: 3,
+    #[cfg(target_os = "linux")]
+    user_timeout: Duration::from_secs(30),
+};
+
+/// One endpoint. Its identity is its URL, whatever addresses the name resolves to.
+#[derive(Debug)]
+pub struct Endpoint {
+    id: u64,
+    settings: config::Endpoint,
+    protocol: Protocol,
+    connect_timeout: Duration,
+    peer: ArcSwapOption<HttpPeer>,
+    in_flight: AtomicUsize,
+}
+
+/// Counts one request at an endpoint until it is dropped.
+#[derive(Debug)]
+#[must_use]
+pub struct InFlight(Arc<Endpoint>);
+
+impl Endpoint {
+    /// An endpoint that is not resolved yet, unless its host is an address.
+    pub fn new(settings: &config::Endpoint, protocol: Protocol, timeouts: &Timeouts) -> Self {
+        let endpoint = Self {
+            id: id_of(&settings.url),
+            settings: settings.clone(),
+            protocol,
+            connect_timeout: timeouts.connect,
+            peer: ArcSwapOption::empty(),
+            in_flight: AtomicUsize::new(0),
+        };
+        if let Ok(address) = endpoint.settings.host.parse() {
+            endpoint.resolved_to(SocketAddr::new(address, endpoint.settings.port));
+        }
+        endpoint
+    }
+
+    /// The digest of the URL that session ids carry.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// The URL, which is the endpoint's name everywhere.
+    pub fn url(&self) -> &str {
+        &self.settings.url
+    }
+
+    /// The path and query that requests go to.
+    pub fn path(&self) -> &str {
+        &self.settings.path
+    }
+
+    /// What the server expects in `Host`.
+    pub fn authority(&self) -> &str {
+        &self.settings.authority
+    }
+
+    /// The host and port to resolve; `None` if there is nothing to resolve.
+    pub fn name(&self) -> Option<(&str, u16)> {
+        let is_address = self.settings.host.parse::<std::net::IpAddr>().is_ok();
+        (!is_address).then_some((&self.settings.host, self.settings.port))
+    }
+
+    /// The share of new sessions, relative to the pool's other endpoints.
+    pub fn weight(&self) -> u32 {
+        self.settings.weight
+    }
+
+    /// How to connect; `None` while the name does not resolve.
+    pub fn peer(&self) -> Option<Arc<HttpPeer>> {
+        self.peer.load_full()
+    }
+
+    /// Whether the endpoint is spoken to in HTTP/2.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// Requests under way.
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Counts one more request.
+    pub fn enter(self: &Arc<Self>) -> InFlight {
+        self.in_flight.fetch_add(1, Ordering::Relaxed);
+        InFlight(Arc::clone(self))
+    }
+
+    /// Takes a new address, if it is one.
+    pub fn resolved_to(&self, address: SocketAddr) {
+        let current = self.peer.load();
+        if current.as_ref().is_some_and(|peer| peer._address.as_inet() == Some(&address)) {
+            return;
+        }
+        let tls = self.settings.scheme == Scheme::Https;
+        let mut peer = HttpPeer::new(address, tls, self.settings.host.clone());
+        let options = &mut peer.options;
+        options.connection_timeout = Some(self.connect_timeout);
+        options.total_connection_timeout = Some(self.connect_timeout);
+        options.idle_timeout = Some(IDLE_MAX);
+        options.tcp_keepalive = Some(KEEPALIVE);
+        options.max_h2_streams = 100;
+        if self.protocol == Protocol::Http2 {
+            options.set_http_version(2, 2);
+        }
+        self.peer.store(Some(Arc::new(peer)));
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn id_of(url: &str) -> u64 {
+    let digest = digest(&SHA256, url.as_bytes());
+    let mut first = [0; 8];
+    first.copy_from_slice(&digest.as_ref()[..8]);
+    u64::from_le_bytes(first)
+}

@@ -1,0 +1,2 @@
+//! What tests share.
+pub(crate) mod rmcp_client;
