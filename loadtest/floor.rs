@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use async_trait::async_trait;
 use clap::Parser;
 use pingora::Result;
+use pingora::listeners::{L4BufferSettings, ListenerConfig};
 use pingora::server::configuration::ServerConf;
 use pingora::server::{RunArgs, Server};
 use pingora::upstreams::peer::HttpPeer;
@@ -41,7 +42,8 @@ fn main() {
     let mut service =
         http_proxy_service(&server.configuration, PassThrough { upstream: flags.upstream });
     // Whatever the gateway sets on its listeners must be set here too, or the ratio compares two things.
-    service.add_tcp(&flags.listen.to_string());
+    let buffers = L4BufferSettings::new(0, 1460);
+    service.add_listener(ListenerConfig::tcp(flags.listen.to_string()).l4_buffer(buffers));
     server.add_service(service);
     server.run(RunArgs::default());
 }

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use pingora::apps::http_app::HttpServer;
@@ -29,6 +29,9 @@ use crate::upstream;
 const WRITE_BUFFER_BYTES: usize = 1460;
 /// What a TLS connection reads ahead: one record.
 const TLS_READ_BUFFER_BYTES: usize = 16 * 1024;
+
+/// How often idle connections are looked through.
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// Why the gateway did not come up.
 #[derive(Debug, thiserror::Error)]
@@ -111,7 +114,9 @@ fn share(settings: &Settings) -> io::Result<Shared> {
         RequestLog::start(format, Box::new(io::stdout()), metrics.log_lines_lost.clone())
     });
     let idle = settings.runtime.upstream_idle_connections;
-    Ok(Shared::new(snapshot, metrics, request_log, idle))
+    // Every listener has workers of its own.
+    let workers = settings.runtime.threads * settings.listeners.len();
+    Ok(Shared::new(snapshot, metrics, request_log, idle, workers))
 }
 
 fn server_conf(settings: &Settings) -> ServerConf {
@@ -154,9 +159,9 @@ fn services(
             services.push(Box::new(service));
         }
     }
-    let mut resolver = background_service("names", Resolver(Arc::clone(shared)));
-    resolver.threads = Some(1);
-    services.push(Box::new(resolver));
+    let mut housekeeping = background_service("housekeeping", Housekeeping(Arc::clone(shared)));
+    housekeeping.threads = Some(1);
+    services.push(Box::new(housekeeping));
     services
 }
 
@@ -216,15 +221,20 @@ impl ShutdownSignalWatch for Stop {
     }
 }
 
-/// Keeps the addresses of named endpoints.
-struct Resolver(Arc<Shared>);
+/// What must be done now and then, whoever calls.
+struct Housekeeping(Arc<Shared>);
 
 #[async_trait]
-impl BackgroundService for Resolver {
+impl BackgroundService for Housekeeping {
     async fn start(&self, shutdown: ShutdownWatch) {
+        let mut resolved = Instant::now();
         while !*shutdown.borrow() {
-            tokio::time::sleep(upstream::RESOLVE_EVERY.min(Duration::from_secs(60))).await;
-            upstream::resolve(&self.0.snapshot().pools).await;
+            tokio::time::sleep(SWEEP_EVERY).await;
+            self.0.sweep();
+            if resolved.elapsed() >= upstream::RESOLVE_EVERY {
+                upstream::resolve(&self.0.snapshot().pools).await;
+                resolved = Instant::now();
+            }
         }
     }
 }

@@ -2,12 +2,13 @@
 
 use std::time::{Instant, SystemTime};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use pingora_proxy::Session;
 
 use super::Gateway;
 use super::context::Context;
 use super::exchange::Exchange;
+use super::http1::Arrived;
 use super::plan::{Exchange as Purpose, Forward};
 use super::pump::{Begun, End, Interrupted, while_client_waits};
 use super::response_body_filter::{BodyWatch, Look};
@@ -30,8 +31,16 @@ impl Gateway {
         forward: &Forward,
         begun: Begun,
     ) -> End {
-        let Begun { mut exchange, head, in_flight } = begun;
-        let mut held = BytesMut::new();
+        let Begun { mut exchange, mut head, in_flight } = begun;
+        let Ok(Arrived { part, whole }) = exchange.arrived() else {
+            return End::Refused(Reason::EndpointBroken.into());
+        };
+        if whole {
+            // Many a short answer is sent as a stream. Here as a whole, it goes on with its length:
+            // one write instead of three.
+            head.length = Some(part.len() as u64);
+        }
+        let mut held = part;
         let mut sealed = None;
         if forward.shape.exchange == Purpose::OpensSession && (200..300).contains(&head.status) {
             let opened = self.open_session(session, ctx, forward, &mut exchange, &head, &mut held);
@@ -56,7 +65,7 @@ impl Gateway {
         }
         let is_stream = watch_is_stream(&head, forward);
         drop(head);
-        let mut next = Some(held.freeze()).filter(|held| !held.is_empty());
+        let mut next = Some(held).filter(|held| !held.is_empty());
         loop {
             let part = match next.take() {
                 Some(held) => Some(held),
@@ -97,7 +106,7 @@ impl Gateway {
         forward: &Forward,
         exchange: &mut Exchange,
         head: &UpstreamHead,
-        held: &mut BytesMut,
+        held: &mut Bytes,
     ) -> Result<Option<String>, Reason> {
         let Some(upstream_id) = head.session_id().map(|id| id.as_bytes().to_vec()) else {
             forward.pool.learn_session_habit(SessionHabit::Stateless);
@@ -116,7 +125,7 @@ impl Gateway {
                 None => {}
             }
             match self.read_part(session, ctx, forward, exchange, IsStream::No).await {
-                Ok(Some(part)) => held.extend_from_slice(&part),
+                Ok(Some(part)) => *held = [&held[..], &part].concat().into(),
                 Ok(None) => break None,
                 Err(interrupted) => {
                     return Err(interrupted.reason().unwrap_or(Reason::EndpointBroken));

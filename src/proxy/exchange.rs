@@ -6,11 +6,13 @@ use bytes::Bytes;
 use pingora::connectors::http::Connector;
 use pingora::connectors::{ConnectorOptions, TransportConnector};
 use pingora::http::RequestHeader;
+use pingora::protocols::Stream;
 use pingora::protocols::http::client::HttpSession;
 use pingora::protocols::http::v2::client::Http2Session;
 use pingora::upstreams::peer::{HttpPeer, Peer as _};
 
-use super::http1::{Broken, Http1};
+use super::http1::{Arrived, Broken, Http1};
+use super::idle::Idle;
 use super::response_filter::UpstreamHead;
 use super::upstream_request_filter::Outgoing;
 use crate::config::Protocol;
@@ -19,7 +21,8 @@ use crate::upstream::Endpoint;
 
 /// The connections to all servers, shared by every listener.
 pub(super) struct Connections {
-    http1: TransportConnector,
+    connector: TransportConnector,
+    idle: Idle,
     http2: Connector,
 }
 
@@ -27,6 +30,7 @@ pub(super) struct Connections {
 /// which is how a server learns that a modern request was cancelled.
 pub(super) struct Exchange {
     wire: Wire,
+    endpoint: u64,
     peer: Arc<HttpPeer>,
     /// Whether the connection had served others before.
     pub(super) reused: bool,
@@ -52,44 +56,41 @@ struct Cancelling {
 }
 
 impl Connections {
-    pub(super) fn new(idle_max: usize) -> Self {
+    pub(super) fn new(idle_max: usize, workers: usize) -> Self {
         let options = || Some(ConnectorOptions::new(idle_max));
-        Self { http1: TransportConnector::new(options()), http2: Connector::new(options()) }
+        Self {
+            connector: TransportConnector::new(options()),
+            idle: Idle::new(idle_max, workers),
+            http2: Connector::new(options()),
+        }
     }
 
-    /// Connects, or takes an idle connection.
+    /// Takes an idle connection, or connects.
     pub(super) async fn open(&self, endpoint: &Endpoint) -> Result<Exchange, Reason> {
-        let Some(peer) = endpoint.peer() else { return Err(Reason::EndpointNone) };
-        let unreachable = |error: pingora::BError| {
-            tracing::debug!(endpoint = endpoint.url(), %error, "connect");
-            Reason::EndpointUnreachable
-        };
-        let (wire, reused) = match endpoint.protocol() {
-            Protocol::Http1 => {
-                let (stream, reused) = self.http1.get_stream(&*peer).await.map_err(unreachable)?;
-                (Wire::Http1(Box::new(Http1::new(stream))), reused)
-            }
+        let peer = endpoint.peer().ok_or(Reason::EndpointNone)?;
+        match endpoint.protocol() {
+            Protocol::Http1 => match self.idle.take(endpoint.id()) {
+                Some(stream) => Ok(Exchange::http1(stream, endpoint, peer, true)),
+                None => self.connect(endpoint, peer).await,
+            },
             Protocol::Http2 => match self.http2.get_http_session(&*peer).await {
                 Ok((HttpSession::H2(stream), reused)) => {
                     let stream = Cancelling { stream: Some(stream), heard: false };
-                    (Wire::Http2(Box::new(stream)), reused)
+                    let wire = Wire::Http2(Box::new(stream));
+                    Ok(Exchange { wire, endpoint: endpoint.id(), peer, reused })
                 }
-                Ok(_) => return Err(Reason::EndpointBroken),
-                Err(error) => return Err(unreachable(error)),
+                Ok(_) => Err(Reason::EndpointBroken),
+                Err(error) => Err(unreachable(endpoint, &error)),
             },
-        };
-        Ok(Exchange { wire, peer, reused })
+        }
     }
 
-    /// Connects anew, whatever is idle.
+    /// Connects, whatever is idle.
     pub(super) async fn open_fresh(&self, endpoint: &Endpoint) -> Result<Exchange, Reason> {
         match endpoint.protocol() {
             Protocol::Http1 => {
                 let peer = endpoint.peer().ok_or(Reason::EndpointNone)?;
-                let stream = self.http1.new_stream(&*peer).await;
-                let stream = stream.map_err(|_| Reason::EndpointUnreachable)?;
-                let wire = Wire::Http1(Box::new(Http1::new(stream)));
-                Ok(Exchange { wire, peer, reused: false })
+                self.connect(endpoint, peer).await
             }
             Protocol::Http2 => self.open(endpoint).await,
         }
@@ -97,11 +98,11 @@ impl Connections {
 
     /// Takes back the connection of a finished exchange.
     pub(super) async fn close(&self, exchange: Exchange) {
-        let Exchange { wire, peer, reused: _ } = exchange;
+        let Exchange { wire, endpoint, peer, reused: _ } = exchange;
         match wire {
             Wire::Http1(http1) => {
                 if let Some(stream) = http1.into_reusable() {
-                    self.http1.release_stream(stream, peer.reuse_hash(), peer.idle_timeout());
+                    self.idle.keep(endpoint, stream);
                 }
             }
             Wire::Http2(mut stream) => {
@@ -112,9 +113,31 @@ impl Connections {
             }
         }
     }
+
+    /// Closes connections that nobody has used for a while.
+    pub(super) fn sweep(&self) {
+        self.idle.sweep();
+    }
+
+    async fn connect(&self, endpoint: &Endpoint, peer: Arc<HttpPeer>) -> Result<Exchange, Reason> {
+        match self.connector.new_stream(&*peer).await {
+            Ok(stream) => Ok(Exchange::http1(stream, endpoint, peer, false)),
+            Err(error) => Err(unreachable(endpoint, &error)),
+        }
+    }
+}
+
+fn unreachable(endpoint: &Endpoint, error: &pingora::Error) -> Reason {
+    tracing::debug!(endpoint = endpoint.url(), %error, "connect");
+    Reason::EndpointUnreachable
 }
 
 impl Exchange {
+    fn http1(stream: Stream, endpoint: &Endpoint, peer: Arc<HttpPeer>, reused: bool) -> Self {
+        let wire = Wire::Http1(Box::new(Http1::new(stream)));
+        Self { wire, endpoint: endpoint.id(), peer, reused }
+    }
+
     /// Writes the head in the form that this exchange sends.
     pub(super) fn prepare(&self, head: &Outgoing<'_>) -> Result<RequestHead, Broken> {
         match &self.wire {
@@ -164,6 +187,14 @@ impl Exchange {
                 stream.heard = true;
                 Ok(UpstreamHead { status, fields, length })
             }
+        }
+    }
+
+    /// What has arrived of the body together with the head.
+    pub(super) fn arrived(&mut self) -> Result<Arrived, Broken> {
+        match &mut self.wire {
+            Wire::Http1(http1) => http1.arrived(),
+            Wire::Http2(_) => Ok(Arrived { part: Bytes::new(), whole: false }),
         }
     }
 

@@ -38,6 +38,14 @@ pub(super) struct Head {
     pub(super) length: Option<u64>,
 }
 
+/// The beginning of a body.
+pub(super) struct Arrived {
+    /// What is here.
+    pub(super) part: Bytes,
+    /// Whether that is all.
+    pub(super) whole: bool,
+}
+
 /// Why an exchange failed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Broken {
@@ -132,11 +140,12 @@ impl Http1 {
             if self.framing == Framing::Done {
                 return Ok(None);
             }
-            let wanted = match self.framing {
-                Framing::Length(left) => usize::try_from(left).unwrap_or(usize::MAX),
-                _ => usize::MAX,
+            let room = match self.framing {
+                // What is sure to come may have its room at once.
+                Framing::Length(left) => left.min(*READ_BYTES.end() as u64) as usize,
+                _ => self.read_bytes,
             };
-            self.buffer.reserve(self.read_bytes.min(wanted).max(1));
+            self.buffer.reserve(room);
             match self.fill().await {
                 Ok(()) => {}
                 Err(Broken::Io(std::io::ErrorKind::UnexpectedEof))
@@ -147,6 +156,12 @@ impl Http1 {
                 Err(broken) => return Err(broken),
             }
         }
+    }
+
+    /// What has arrived of the body together with the head, without waiting for more.
+    pub(super) fn arrived(&mut self) -> Result<Arrived, Broken> {
+        let part = self.decode()?.unwrap_or_default();
+        Ok(Arrived { part, whole: self.framing == Framing::Done })
     }
 
     /// The connection, if the next request may use it.

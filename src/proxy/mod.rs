@@ -10,6 +10,7 @@ mod exchange;
 mod head;
 mod hosts;
 mod http1;
+mod idle;
 mod logging;
 mod plan;
 mod proxy_protocol;
@@ -64,12 +65,13 @@ impl Shared {
         metrics: Arc<Metrics>,
         request_log: Option<RequestLog>,
         upstream_idle_connections: usize,
+        workers: usize,
     ) -> Self {
         Self {
             snapshot: ArcSwap::from_pointee(snapshot),
             metrics,
             request_log,
-            connections: Connections::new(upstream_idle_connections),
+            connections: Connections::new(upstream_idle_connections, workers),
             request_ids: RequestIds::new(),
         }
     }
@@ -82,6 +84,11 @@ impl Shared {
     /// The metrics of the process.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// Closes connections to servers that nobody has used for a while.
+    pub fn sweep(&self) {
+        self.connections.sweep();
     }
 
     /// Waits until the request log has left the process.

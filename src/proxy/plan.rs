@@ -32,10 +32,28 @@ pub(super) enum Placement {
     /// Any; the key decides on the ring, the random number elsewhere.
     Any {
         /// What is hashed.
-        key: Vec<u8>,
+        key: Key,
         /// Picks where nothing is hashed.
         random: u64,
     },
+}
+
+/// What a request is hashed by. Most keys are short and of fixed length, and cost no allocation.
+pub(super) enum Key {
+    /// A digest, an address, or a number.
+    Fixed([u8; 16]),
+    /// A name or the value of a field.
+    Text(Box<str>),
+}
+
+impl Key {
+    /// The bytes to hash.
+    pub(super) fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Fixed(bytes) => bytes,
+            Self::Text(text) => text.as_bytes(),
+        }
+    }
 }
 
 /// What kind of exchange it is, as far as driving it differs.

@@ -1,5 +1,6 @@
 //! Decides what happens to a request. This is the product in one file: read [`Gateway::decide`].
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -10,7 +11,7 @@ use pingora_proxy::Session;
 use super::Gateway;
 use super::answer::METHODS;
 use super::context::Context;
-use super::plan::{Exchange, Forward, Placement, Plan, Repeat, Shape};
+use super::plan::{Exchange, Forward, Key, Placement, Plan, Repeat, Shape};
 use super::refusal::{Refusal, TokenSent};
 use super::{body, hosts, strict};
 use crate::config::HashKey;
@@ -300,15 +301,15 @@ fn anywhere(
     let random = fastrand::u64(..);
     let key = match route.target.hash_key() {
         // A new session is placed by chance, which spreads the sessions of one caller too.
-        HashKey::Session if call.era == Era::Legacy => random.to_le_bytes().to_vec(),
+        HashKey::Session if call.era == Era::Legacy => Key::Fixed(u128::from(random).to_le_bytes()),
         HashKey::Session | HashKey::Caller => who(caller, ctx),
         HashKey::Tenant => match caller.tenant() {
-            Some(tenant) => tenant.as_bytes().to_vec(),
+            Some(tenant) => Key::Text(tenant.into()),
             None => who(caller, ctx),
         },
-        HashKey::Tool => call.target().unwrap_or_default().as_bytes().to_vec(),
+        HashKey::Tool => Key::Text(call.target().unwrap_or_default().into()),
         HashKey::Header(name) => match strict::text(&head.headers, name) {
-            Some(value) => value.as_bytes().to_vec(),
+            Some(value) => Key::Text(value.into()),
             None => who(caller, ctx),
         },
     };
@@ -316,10 +317,13 @@ fn anywhere(
 }
 
 /// The caller as a hash key. Anonymous callers are told apart by where they call from.
-fn who(caller: &Caller, ctx: &Context) -> Vec<u8> {
+fn who(caller: &Caller, ctx: &Context) -> Key {
     match (caller.method(), ctx.record.client) {
-        (identity::Method::Anonymous, Some(client)) => client.to_string().into_bytes(),
-        _ => caller.digest().to_vec(),
+        (identity::Method::Anonymous, Some(IpAddr::V6(client))) => Key::Fixed(client.octets()),
+        (identity::Method::Anonymous, Some(IpAddr::V4(client))) => {
+            Key::Fixed(client.to_ipv6_mapped().octets())
+        }
+        _ => Key::Fixed(*caller.digest()),
     }
 }
 

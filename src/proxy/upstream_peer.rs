@@ -25,7 +25,7 @@ impl Tried {
                 Err(Reason::EndpointUnreachable)
             }
             Placement::Any { key, random } => {
-                match forward.pool.choose(key, *random, &self.unreachable) {
+                match forward.pool.choose(key.as_bytes(), *random, &self.unreachable) {
                     Some(endpoint) => Ok(Arc::clone(endpoint)),
                     None if self.unreachable.is_empty() => Err(Reason::EndpointNone),
                     None => Err(Reason::EndpointUnreachable),

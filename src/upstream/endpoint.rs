@@ -12,9 +12,8 @@ use ring::digest::{SHA256, digest};
 
 use crate::config::{self, Protocol, Scheme, Timeouts};
 
-/// How long an unused connection is kept. Node and uvicorn close theirs after five seconds; a call
-/// must not meet a connection that the server is just closing.
-const IDLE_MAX: Duration = Duration::from_secs(4);
+/// How long an HTTP/2 connection without streams is kept.
+const IDLE_MAX: Duration = Duration::from_secs(60);
 /// An endpoint that vanished without a word is noticed within 30 seconds (RELIABILITY.md F23).
 const KEEPALIVE: TcpKeepalive = TcpKeepalive {
     idle: Duration::from_secs(15),

@@ -1,0 +1,108 @@
+//! What the gateway does for one call besides moving its bytes, step by step and together.
+
+use std::hint::black_box;
+use std::io;
+use std::time::{Duration, SystemTime};
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use ring::digest::{SHA256, digest};
+use toolgate::config;
+use toolgate::identity::Identity;
+use toolgate::jsonrpc::peek;
+use toolgate::mcp::{Call, Claims, Revision};
+use toolgate::sessions::{Binding, Seal, SessionState};
+use toolgate::telemetry::{Format, Labels, Line, Metrics, Outcome, RequestLog};
+use toolgate::upstream::Pool;
+
+const CALL: &[u8] = br#"{"jsonrpc":"2.0","id":1234,"method":"tools/call","params":{"name":"search","arguments":{"query":"the quick brown fox jumps over the lazy dog","limit":10},"_meta":{"progressToken":"p-1234"}}}"#;
+const ROUTE: [u8; 16] = [1; 16];
+
+fn settings() -> config::Settings {
+    let sha256: String = digest(&SHA256, b"key").as_ref().iter().map(hex).collect();
+    let yaml = format!(
+        "listen: 127.0.0.1:1\n\
+         servers: {{ s: {{ endpoints: [http://10.0.0.1/mcp, http://10.0.0.2/mcp, http://10.0.0.3/mcp] }} }}\n\
+         routes: [{{ path: /mcp, server: s }}]\n\
+         identity: {{ api_keys: [{{ caller: ann, sha256: \"{sha256}\" }}] }}\n"
+    );
+    config::parse(&yaml, "bench", &|_| None).expect("settings")
+}
+
+fn hex(byte: &u8) -> String {
+    format!("{byte:02x}")
+}
+
+fn labels() -> Labels<'static> {
+    Labels { route: "/mcp", server: "s", method: "tools/call", caller: "ann", tool: "search" }
+}
+
+fn line() -> Line<'static> {
+    Line {
+        id: "0123456789abcdef",
+        verb: "POST",
+        path: "/mcp",
+        server: "s",
+        endpoint: "http://10.0.0.1/mcp",
+        caller: "ann",
+        method: "tools/call",
+        target: "search",
+        session: Some([1, 2, 3, 4]),
+        client: Some([127, 0, 0, 1].into()),
+        status: 200,
+        outcome: Outcome::Ok,
+        reason: None,
+        bytes_in: 180,
+        bytes_out: 250,
+        duration: Duration::from_micros(900),
+        overhead: Duration::from_micros(30),
+    }
+}
+
+fn request_path(c: &mut Criterion) {
+    let settings = settings();
+    let identity = Identity::new(&settings.identity);
+    let pool = Pool::new(&settings.servers[0]);
+    let seal = Seal::new(
+        std::iter::once(&b"a secret of more than thirty-two bytes"[..]),
+        Duration::from_secs(86_400),
+    );
+    let caller = identity.authenticate(Some(b"Bearer key")).expect("ann");
+    let binding = Binding { route: &ROUTE, caller: caller.digest() };
+    let state = SessionState {
+        endpoint: pool.endpoints()[0].id(),
+        revision: Some(Revision::V2025_11_25),
+        upstream_id: b"3f9c2b1e-1234-4000-8000-0123456789ab".to_vec(),
+    };
+    let now = SystemTime::now();
+    let token = seal.seal(binding, &state, now).expect("sealed");
+    let metrics = Metrics::new(1000, 1000);
+    metrics.count(labels(), Outcome::Ok, 0.001, true);
+    let log = RequestLog::start(Format::Json, Box::new(io::sink()), metrics.log_lines_lost.clone());
+    let claims = Claims { version: Some("2025-11-25"), ..Claims::default() };
+
+    let read = || Call::read(claims, peek(black_box(CALL)).expect("a message")).expect("a call");
+    let prove = || identity.authenticate(black_box(Some(b"Bearer key"))).expect("ann");
+    let open = || seal.open(binding, black_box(token.as_bytes()), now).expect("a session");
+    let place = || pool.choose(black_box(b"0123456789abcdef"), 7, &[]).expect("an endpoint");
+    let count = || metrics.count(black_box(labels()), Outcome::Ok, 0.001, true);
+    let write = || log.write(black_box(&line()));
+
+    c.bench_function("read the call", |b| b.iter(|| drop(black_box(read()))));
+    c.bench_function("prove the caller", |b| b.iter(prove));
+    c.bench_function("open the session", |b| b.iter(open));
+    c.bench_function("place a request", |b| b.iter(place));
+    c.bench_function("count the request", |b| b.iter(count));
+    c.bench_function("log the request", |b| b.iter(write));
+    c.bench_function("all of a call in a session", |b| {
+        b.iter(|| {
+            black_box(prove());
+            drop(black_box(read()));
+            black_box(open());
+            count();
+            write();
+        });
+    });
+}
+
+criterion_group!(benches, request_path);
+criterion_main!(benches);
