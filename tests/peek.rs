@@ -4,6 +4,8 @@
 mod generator;
 #[path = "peek/oracle.rs"]
 mod oracle;
+#[path = "peek/rules.rs"]
+mod rules;
 
 use proptest::collection::vec;
 use proptest::prelude::{any, proptest};

@@ -5,6 +5,8 @@
 mod generator;
 #[path = "../../tests/peek/oracle.rs"]
 mod oracle;
+#[path = "../../tests/peek/rules.rs"]
+mod rules;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     _ = oracle::judge(bytes);

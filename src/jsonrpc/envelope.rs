@@ -35,7 +35,10 @@ pub enum Kind<'a> {
     },
 }
 
-/// What is read of `params`. Every key that is there has the type MCP gives it, whatever the method.
+/// What is read of `params`.
+///
+/// A key that routes the method has the type MCP gives it, if it is there. To other methods, known or
+/// not, it may mean anything; a value of another type is then `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Params<'a> {
     /// `name`: of a tool or a prompt.

@@ -5,6 +5,7 @@ mod error;
 mod fault;
 mod fold;
 mod id;
+mod keys;
 mod peek;
 mod scan;
 mod text;

@@ -8,13 +8,14 @@ use super::envelope::{Claim, Envelope, Kind, Params, Reference};
 use super::fault::{Fault, FaultClass};
 use super::fold::{Match, find};
 use super::id::Id;
-use super::scan::{Broken, Next, Scanner, Shape, Value};
+use super::keys::{Key, Level};
+use super::scan::{Broken, Next, Scanner, Shape, Stop};
 use super::text::{Text, Unescape, decode};
 use std::borrow::Cow;
 
 /// Reads a body, or says why no two parsers are sure to read it alike.
 ///
-/// Nothing is allocated unless a string that is read has an escape.
+/// Nothing is allocated unless a string that is read has an escape or a parameter a strange type.
 pub fn peek(body: &[u8]) -> Result<Envelope<'_>, Fault<'_>> {
     match simdutf8::basic::from_utf8(body) {
         Ok(text) => Pass::new(text).run(),
@@ -39,113 +40,6 @@ fn invalid_utf8(body: &[u8]) -> Fault<'_> {
     }
 }
 
-/// The levels whose keys are read. Their keys are listed by how often they are met.
-#[derive(Clone, Copy)]
-enum Level {
-    Message,
-    Params,
-    Meta,
-    Reference,
-}
-
-/// Every key that is read, or whose doubling would make parsers disagree on what runs.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Key {
-    Jsonrpc,
-    Id,
-    Method,
-    Params,
-    Result,
-    Error,
-    Name,
-    Arguments,
-    Meta,
-    Uri,
-    TaskId,
-    Ref,
-    ProtocolVersion,
-    RequestId,
-    Cursor,
-    InputResponses,
-    RequestState,
-    ProgressToken,
-    ClaimedVersion,
-    ClientCapabilities,
-    ClientInfo,
-    LogLevel,
-    RefType,
-    RefName,
-    RefUri,
-}
-
-/// Lists the keys of each level once, for the fast way to find one and for the careful one.
-macro_rules! levels {
-    ($($level:ident { $($name:literal $key:ident,)* })*) => {
-        impl Level {
-            /// The key that is written exactly so; a `match` on literals compiles to a few word-sized comparisons.
-            #[inline(always)]
-            fn plain_key(self, name: &[u8]) -> Option<Key> {
-                match self {
-                    $(Self::$level => $(if name == $name.as_bytes() { Some(Key::$key) } else)* { None },)*
-                }
-            }
-
-            fn keys(self) -> &'static [(&'static str, Key)] {
-                match self {
-                    $(Self::$level => &[$(($name, Key::$key)),*],)*
-                }
-            }
-        }
-    };
-}
-
-levels! {
-    Message {
-        "jsonrpc" Jsonrpc,
-        "id" Id,
-        "method" Method,
-        "params" Params,
-        "result" Result,
-        "error" Error,
-    }
-    Params {
-        "name" Name,
-        "arguments" Arguments,
-        "_meta" Meta,
-        "uri" Uri,
-        "taskId" TaskId,
-        "ref" Ref,
-        "protocolVersion" ProtocolVersion,
-        "requestId" RequestId,
-        "cursor" Cursor,
-        "inputResponses" InputResponses,
-        "requestState" RequestState,
-    }
-    Meta {
-        "progressToken" ProgressToken,
-        "io.modelcontextprotocol/protocolVersion" ClaimedVersion,
-        "io.modelcontextprotocol/clientCapabilities" ClientCapabilities,
-        "io.modelcontextprotocol/clientInfo" ClientInfo,
-        "io.modelcontextprotocol/logLevel" LogLevel,
-    }
-    Reference {
-        "type" RefType,
-        "name" RefName,
-        "uri" RefUri,
-    }
-}
-
-impl Level {
-    /// How many containers stand around a value at this level.
-    fn depth(self) -> usize {
-        match self {
-            Self::Message => 1,
-            Self::Params => 2,
-            Self::Meta | Self::Reference => 3,
-        }
-    }
-}
-
 /// What the id is, so far.
 #[derive(Clone, Copy)]
 enum IdSeen<'a> {
@@ -160,22 +54,25 @@ enum IdSeen<'a> {
 
 /// One walk over a body. Faults that leave the grammar intact are kept until its end.
 struct Pass<'a> {
-    text: &'a str,
     scanner: Scanner<'a>,
+    /// The keys that were met, by their bits.
     seen: u32,
     fault: Option<Broken>,
+    /// Faults only if the method is routed by the key, and the method may come last.
+    faults_if_routed: Vec<(Key, Broken)>,
     id: IdSeen<'a>,
     method: Option<Text<'a>>,
     params: Params<'a>,
 }
 
 impl<'a> Pass<'a> {
+    #[inline(always)]
     fn new(text: &'a str) -> Self {
         Self {
-            text,
             scanner: Scanner::new(text),
             seen: 0,
             fault: None,
+            faults_if_routed: Vec::new(),
             id: IdSeen::Nothing,
             method: None,
             params: Params::default(),
@@ -191,9 +88,10 @@ impl<'a> Pass<'a> {
         }
     }
 
+    #[inline(always)]
     fn verdict(&mut self) -> Result<Kind<'a>, Broken> {
-        let start = self.walk()?;
-        match self.fault {
+        let start = self.walk().map_err(|Stop| self.scanner.broken())?;
+        match self.first_fault() {
             Some(fault) => Err(fault),
             None => self
                 .kind()
@@ -202,28 +100,106 @@ impl<'a> Pass<'a> {
     }
 
     /// Walks the whole body and says where the message starts.
-    fn walk(&mut self) -> Result<usize, Broken> {
-        if self.text.starts_with('\u{feff}') {
-            return Err(Broken { class: FaultClass::ByteOrderMark, offset: 0 });
-        }
+    #[inline(always)]
+    fn walk(&mut self) -> Result<usize, Stop> {
         let first = self.scanner.upcoming();
         let start = self.scanner.offset();
         if first == Some(b'{') {
-            self.object(Level::Message)?;
+            self.message()?;
         } else {
-            let is_batch = self.scanner.value(0)?.shape == Shape::Array;
-            self.refuse(if is_batch { FaultClass::Batch } else { FaultClass::NotAnObject }, start);
+            self.no_message(start)?;
         }
         self.scanner.end()?;
         Ok(start)
     }
 
-    fn object(&mut self, level: Level) -> Result<(), Broken> {
+    #[cold]
+    fn no_message(&mut self, start: usize) -> Result<(), Stop> {
+        if start == 0 && self.scanner.take("\u{feff}".as_bytes()) {
+            return Err(self.scanner.stop(FaultClass::ByteOrderMark, start));
+        }
+        let is_batch = self.scanner.value(0)? == Shape::Array;
+        self.refuse(if is_batch { FaultClass::Batch } else { FaultClass::NotAnObject }, start);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn message(&mut self) -> Result<(), Stop> {
+        self.object(Level::Message, |pass, key| {
+            match key {
+                Key::Jsonrpc => pass.version()?,
+                Key::Id => pass.message_id()?,
+                Key::Method => pass.method = pass.text(Level::Message, key)?,
+                Key::Params if pass.scanner.upcoming() == Some(b'{') => pass.params()?,
+                _ => pass.object_elsewhere(Level::Message, key)?,
+            }
+            Ok(())
+        })
+    }
+
+    fn params(&mut self) -> Result<(), Stop> {
+        self.object(Level::Params, |pass, key| {
+            match key {
+                Key::Name => pass.params.name = pass.text(Level::Params, key)?,
+                Key::Uri => pass.params.uri = pass.text(Level::Params, key)?,
+                Key::TaskId => pass.params.task_id = pass.text(Level::Params, key)?,
+                Key::ProtocolVersion => {
+                    pass.params.protocol_version = pass.text(Level::Params, key)?;
+                }
+                Key::RequestId => pass.params.request_id = pass.token(Level::Params, key)?,
+                Key::Meta if pass.scanner.upcoming() == Some(b'{') => pass.meta()?,
+                Key::Ref if pass.scanner.upcoming() == Some(b'{') => pass.reference()?,
+                Key::Meta | Key::Ref => pass.object_elsewhere(Level::Params, key)?,
+                // The others are only watched for doubling; their values are the server's business.
+                _ => _ = pass.scanner.value(Level::Params.depth())?,
+            }
+            Ok(())
+        })
+    }
+
+    fn meta(&mut self) -> Result<(), Stop> {
+        self.object(Level::Meta, |pass, key| {
+            match key {
+                Key::ProgressToken => {
+                    pass.params.meta.progress_token = pass.token(Level::Meta, key)?;
+                }
+                Key::ClaimedVersion => {
+                    pass.params.meta.protocol_version = pass.text(Level::Meta, key)?;
+                }
+                Key::ClientCapabilities => pass.params.meta.client_capabilities = pass.claim()?,
+                Key::ClientInfo => pass.params.meta.client_info = pass.claim()?,
+                _ => pass.params.meta.log_level = pass.claim()?,
+            }
+            Ok(())
+        })
+    }
+
+    fn reference(&mut self) -> Result<(), Stop> {
+        let mut reference = Reference::default();
+        self.object(Level::Reference, |pass, key| {
+            let text = pass.text(Level::Reference, key)?;
+            match key {
+                Key::RefType => reference.kind = text,
+                Key::RefName => reference.name = text,
+                _ => reference.uri = text,
+            }
+            Ok(())
+        })?;
+        self.params.reference = Some(reference);
+        Ok(())
+    }
+
+    /// Walks over an object; `read` passes the value of a key that is watched and met for the first time.
+    #[inline(always)]
+    fn object(
+        &mut self,
+        level: Level,
+        mut read: impl FnMut(&mut Self, Key) -> Result<(), Stop>,
+    ) -> Result<(), Stop> {
         let mut next = self.scanner.open_object();
         while next == Next::Member {
-            let literal = self.scanner.key()?;
-            match self.watched(level, literal) {
-                Some(key) => self.member(level, key)?,
+            match self.key(level)? {
+                Some(key) => read(self, key)?,
                 None => _ = self.scanner.value(level.depth())?,
             }
             next = self.scanner.close_member()?;
@@ -231,171 +207,140 @@ impl<'a> Pass<'a> {
         Ok(())
     }
 
-    /// Which key this is, if its value is to be read.
+    /// Passes a key and its colon; says which it is, if its value is to be read.
     #[inline(always)]
-    fn watched(&mut self, level: Level, literal: Value) -> Option<Key> {
-        let name = self.text.as_bytes().get(literal.start + 1..literal.end - 1)?;
-        match level.plain_key(name) {
-            Some(key) => self.first_of(key, literal),
-            None => self.watched_in_disguise(level, literal),
-        }
+    fn key(&mut self, level: Level) -> Result<Option<Key>, Stop> {
+        _ = self.scanner.upcoming();
+        let start = self.scanner.offset();
+        let key = match level.take_key(&mut self.scanner) {
+            Some(key) => self.first_of(key, start),
+            None => self.key_in_disguise(level, start)?,
+        };
+        self.scanner.colon()?;
+        Ok(key)
     }
 
     #[inline(always)]
-    fn first_of(&mut self, key: Key, literal: Value) -> Option<Key> {
-        let bit = 1 << key as u32;
-        if self.seen & bit != 0 {
-            self.refuse_key(FaultClass::DuplicateKey, literal, key);
+    fn first_of(&mut self, key: Key, start: usize) -> Option<Key> {
+        if self.seen & key.bit() != 0 {
+            self.refuse_key(FaultClass::DuplicateKey, start, key);
             return None;
         }
-        self.seen |= bit;
+        self.seen |= key.bit();
         Some(key)
     }
 
     #[inline(never)]
-    fn watched_in_disguise(&mut self, level: Level, literal: Value) -> Option<Key> {
-        match find(self.between_quotes(literal), level.keys()) {
-            Match::Exact(key) => return self.first_of(key, literal),
-            Match::Variant(key) => self.refuse_key(FaultClass::KeyVariant, literal, key),
-            Match::NotText => self.refuse(FaultClass::LoneSurrogate, literal.start),
+    fn key_in_disguise(&mut self, level: Level, start: usize) -> Result<Option<Key>, Stop> {
+        self.scanner.key()?;
+        match find(self.scanner.between_quotes(start), level.keys()) {
+            Match::Exact(key) => return Ok(self.first_of(key, start)),
+            Match::Variant(key) => self.refuse_key(FaultClass::KeyVariant, start, key),
+            Match::NotText => self.refuse(FaultClass::LoneSurrogate, start),
             Match::Unrelated => {}
         }
-        None
+        Ok(None)
     }
 
     #[cold]
-    fn refuse_key(&mut self, class: FaultClass, literal: Value, key: Key) {
+    fn refuse_key(&mut self, class: FaultClass, start: usize, key: Key) {
         if key == Key::Id {
             self.id = IdSeen::Ambiguous;
         }
-        self.refuse(class, literal.start);
+        self.refuse(class, start);
     }
 
-    /// Reads the value of a watched key.
-    fn member(&mut self, level: Level, key: Key) -> Result<(), Broken> {
-        let nested = match key {
-            Key::Params => Some(Level::Params),
-            Key::Meta => Some(Level::Meta),
-            Key::Ref => Some(Level::Reference),
-            _ => None,
-        };
-        if let (Some(nested), Some(b'{')) = (nested, self.scanner.upcoming()) {
-            if key == Key::Ref {
-                self.params.reference = Some(Reference::default());
-            }
-            return self.object(nested);
-        }
-        let value = self.scanner.value(level.depth())?;
-        match key {
-            Key::Jsonrpc => {
-                let is_right =
-                    self.between_quotes(value) == "2.0" && value.shape == Shape::PlainString;
-                if !is_right
-                    && self
-                        .string(value, FaultClass::BadVersion)
-                        .is_some_and(|version| version != "2.0")
-                {
-                    self.refuse(FaultClass::BadVersion, value.start);
-                }
-            }
-            Key::Id => self.message_id(value),
-            Key::Method => self.method = self.string(value, FaultClass::BadMethod),
-            Key::Params => self.refuse(FaultClass::BadParams, value.start),
-            Key::Result | Key::Error if value.shape != Shape::Object => {
-                self.refuse(FaultClass::BadShape, value.start);
-            }
-            Key::Meta | Key::Ref => self.refuse(FaultClass::BadParam, value.start),
-            _ => self.parameter(key, value),
+    /// Passes a value that should be an object: `result` or `error`, or what turned out to be none.
+    #[inline(never)]
+    fn object_elsewhere(&mut self, level: Level, key: Key) -> Result<(), Stop> {
+        let start = self.value_start();
+        let shape = self.scanner.value(level.depth())?;
+        let is_read = matches!(key, Key::Params | Key::Meta | Key::Ref);
+        if is_read || shape != Shape::Object {
+            self.refuse_value(key, type_fault(key), start);
         }
         Ok(())
     }
 
-    fn parameter(&mut self, key: Key, value: Value) {
-        match key {
-            Key::Name => self.params.name = self.string(value, FaultClass::BadParam),
-            Key::Uri => self.params.uri = self.string(value, FaultClass::BadParam),
-            Key::TaskId => self.params.task_id = self.string(value, FaultClass::BadParam),
-            Key::ProtocolVersion => {
-                self.params.protocol_version = self.string(value, FaultClass::BadParam)
+    #[inline(always)]
+    fn version(&mut self) -> Result<(), Stop> {
+        let start = self.value_start();
+        if !self.scanner.take(br#""2.0""#) {
+            let version = self.text(Level::Message, Key::Jsonrpc)?;
+            if version.is_some_and(|version| version != "2.0") {
+                self.refuse(FaultClass::BadVersion, start);
             }
-            Key::RequestId => self.params.request_id = self.token(value, FaultClass::BadParam),
-            Key::ProgressToken => {
-                self.params.meta.progress_token = self.token(value, FaultClass::BadParam)
-            }
-            Key::ClaimedVersion => {
-                self.params.meta.protocol_version = self.string(value, FaultClass::BadParam)
-            }
-            Key::ClientCapabilities => self.params.meta.client_capabilities = claim(value),
-            Key::ClientInfo => self.params.meta.client_info = claim(value),
-            Key::LogLevel => self.params.meta.log_level = claim(value),
-            Key::RefType | Key::RefName | Key::RefUri => {
-                let text = self.string(value, FaultClass::BadParam);
-                let reference = self.params.reference.get_or_insert_default();
-                match key {
-                    Key::RefType => reference.kind = text,
-                    Key::RefName => reference.name = text,
-                    _ => reference.uri = text,
-                }
-            }
-            // The others are only watched for doubling; their values are the server's business.
-            _ => {}
         }
+        Ok(())
     }
 
-    fn message_id(&mut self, value: Value) {
-        if value.shape == Shape::Null {
-            self.id = IdSeen::Null { offset: value.start };
-        } else if let Some(id) = self.token(value, FaultClass::BadId) {
+    #[inline(always)]
+    fn message_id(&mut self) -> Result<(), Stop> {
+        let start = self.value_start();
+        if self.scanner.take(b"null") {
+            self.id = IdSeen::Null { offset: start };
+        } else if let Some(id) = self.token(Level::Message, Key::Id)? {
             // A disguised id may have come first.
             if let IdSeen::Nothing = self.id {
                 self.id = IdSeen::One(id);
             }
         }
+        Ok(())
     }
 
-    /// A string or an integer, as it stands.
-    fn token(&mut self, value: Value, otherwise: FaultClass) -> Option<Id<'a>> {
-        let class = match value.shape {
+    /// Reads a string or an integer, as it stands.
+    fn token(&mut self, level: Level, key: Key) -> Result<Option<Id<'a>>, Stop> {
+        let start = self.value_start();
+        let class = match self.scanner.value(level.depth())? {
             Shape::Integer | Shape::PlainString => None,
             Shape::EscapedString => {
-                let is_text =
-                    Unescape::new(self.between_quotes(value)).all(|character| character.is_ok());
+                let mut characters = Unescape::new(self.scanner.between_quotes(start));
+                let is_text = characters.all(|character| character.is_ok());
                 (!is_text).then_some(FaultClass::LoneSurrogate)
             }
-            _ => Some(otherwise),
+            _ => Some(type_fault(key)),
         };
         if let Some(class) = class {
-            self.refuse(class, value.start);
-            return None;
+            self.refuse_value(key, class, start);
+            return Ok(None);
         }
-        self.text.get(value.start..value.end).map(Id::checked)
+        Ok(Some(Id::checked(self.scanner.literal(start))))
     }
 
-    fn string(&mut self, value: Value, otherwise: FaultClass) -> Option<Text<'a>> {
-        let inner = self.between_quotes(value);
-        let decoded = match value.shape {
-            Shape::PlainString => Ok(Cow::Borrowed(inner)),
-            Shape::EscapedString => {
-                decode(inner).map(Cow::Owned).map_err(|_| FaultClass::LoneSurrogate)
-            }
-            _ => Err(otherwise),
+    /// Reads a string.
+    fn text(&mut self, level: Level, key: Key) -> Result<Option<Text<'a>>, Stop> {
+        let start = self.value_start();
+        let decoded = match self.scanner.value(level.depth())? {
+            Shape::PlainString => Ok(Cow::Borrowed(self.scanner.between_quotes(start))),
+            Shape::EscapedString => decode(self.scanner.between_quotes(start))
+                .map(Cow::Owned)
+                .map_err(|_| FaultClass::LoneSurrogate),
+            _ => Err(type_fault(key)),
         };
         match decoded {
-            Ok(decoded) => Some(Text::new(decoded, value.start..value.end)),
+            Ok(decoded) => Ok(Some(Text::new(decoded, start..self.scanner.offset()))),
             Err(class) => {
-                self.refuse(class, value.start);
-                None
+                self.refuse_value(key, class, start);
+                Ok(None)
             }
         }
     }
 
-    fn between_quotes(&self, literal: Value) -> &'a str {
-        self.text.get(literal.start + 1..literal.end - 1).unwrap_or_default()
+    fn claim(&mut self) -> Result<Claim, Stop> {
+        let shape = self.scanner.value(Level::Meta.depth())?;
+        Ok(if shape == Shape::Object { Claim::Object } else { Claim::NotObject })
+    }
+
+    #[inline(always)]
+    fn value_start(&mut self) -> usize {
+        _ = self.scanner.upcoming();
+        self.scanner.offset()
     }
 
     /// What the message is, by the keys it has.
+    #[inline(always)]
     fn kind(&mut self) -> Result<Kind<'a>, (FaultClass, Option<usize>)> {
-        let has = |key: Key| self.seen & (1 << key as u32) != 0;
+        let has = |key: Key| self.seen & key.bit() != 0;
         if !has(Key::Jsonrpc) {
             return Err((FaultClass::BadVersion, None));
         }
@@ -426,20 +371,54 @@ impl<'a> Pass<'a> {
         }
     }
 
+    /// Refuses a value; one that routes some methods only if it routes this one.
+    #[cold]
+    fn refuse_value(&mut self, key: Key, class: FaultClass, offset: usize) {
+        if key.is_routing() {
+            self.faults_if_routed.push((key, Broken { class, offset }));
+        } else {
+            self.refuse(class, offset);
+        }
+    }
+
     /// Keeps the first fault; the scan goes on for the id and for faults of grammar.
     #[cold]
     fn refuse(&mut self, class: FaultClass, offset: usize) {
         self.fault.get_or_insert(Broken { class, offset });
     }
+
+    #[inline(always)]
+    fn first_fault(&self) -> Option<Broken> {
+        if self.faults_if_routed.is_empty() { self.fault } else { self.first_fault_of_routed() }
+    }
+
+    #[cold]
+    fn first_fault_of_routed(&self) -> Option<Broken> {
+        let is_routed = |key: Key| {
+            self.method
+                .as_ref()
+                .is_some_and(|method| key.routed_methods().contains(&method.as_str()))
+        };
+        let routed = self.faults_if_routed.iter().filter(|(key, _)| is_routed(*key));
+        routed.map(|(_, fault)| *fault).chain(self.fault).min_by_key(|fault| fault.offset)
+    }
 }
 
-fn claim(value: Value) -> Claim {
-    if value.shape == Shape::Object { Claim::Object } else { Claim::NotObject }
+/// What is wrong if the value of this key has another type.
+fn type_fault(key: Key) -> FaultClass {
+    match key {
+        Key::Jsonrpc => FaultClass::BadVersion,
+        Key::Id => FaultClass::BadId,
+        Key::Method => FaultClass::BadMethod,
+        Key::Params => FaultClass::BadParams,
+        Key::Result | Key::Error => FaultClass::BadShape,
+        _ => FaultClass::BadParam,
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{FaultClass, Kind, peek};
+    use super::{FaultClass, Kind, Params, peek};
     use FaultClass::{
         BadId, BadMethod, BadNumber, BadParam, BadParams, BadShape, BadString, BadVersion, Batch,
         ByteOrderMark, DuplicateKey, InvalidUtf8, KeyVariant, LoneSurrogate, NotAnObject, Syntax,
@@ -549,22 +528,81 @@ mod tests {
         check(r#"{"jsonrpc":"2.0","id":^"\ud800","method":"a"}"#, LoneSurrogate, None);
     }
 
+    /// Which key of `params` routes which method.
+    const ROUTES: &[(&str, &[&str])] = &[
+        ("name", &["tools/call", "prompts/get"]),
+        ("uri", &["resources/read", "resources/subscribe", "resources/unsubscribe"]),
+        ("taskId", &["tasks/get", "tasks/update", "tasks/cancel", "tasks/result"]),
+        ("ref", &["completion/complete"]),
+        ("protocolVersion", &["initialize"]),
+        ("requestId", &["notifications/cancelled"]),
+    ];
+
     #[test]
-    fn parameters_must_have_their_type() {
-        for key in ["name", "uri", "taskId", "protocolVersion"] {
-            for wrong in ["7", "null", "{}", r#"["a"]"#] {
-                check_params(&format!(r#"{{"{key}":^{wrong}}}"#), BadParam);
+    fn a_parameter_must_have_its_type_where_it_routes() {
+        let every_method = || ROUTES.iter().flat_map(|(_, methods)| *methods).chain(&["x/y"]);
+        for (key, routed) in ROUTES {
+            for method in every_method() {
+                for (wrong, class) in [
+                    ("7.5", BadParam),
+                    ("null", BadParam),
+                    (r#"["a"]"#, BadParam),
+                    (r#""\ud800""#, if *key == "ref" { BadParam } else { LoneSurrogate }),
+                ] {
+                    let method_first = format!(
+                        r#"{{"jsonrpc":"2.0","id":1,"method":"{method}","params":{{"{key}":^{wrong}}}}}"#
+                    );
+                    let method_last = format!(
+                        r#"{{"params":{{"{key}":^{wrong}}},"jsonrpc":"2.0","id":1,"method":"{method}"}}"#
+                    );
+                    for marked in [method_first, method_last] {
+                        if routed.contains(method) {
+                            check(&marked, class, Some("1"));
+                        } else {
+                            let body = marked.replace('^', "");
+                            let params = peek(body.as_bytes()).unwrap().params;
+                            assert_eq!(params, Params::default(), "{body}");
+                        }
+                    }
+                }
             }
         }
-        for wrong in [
-            r#"{"ref":^"main"}"#,
-            r#"{"ref":{"name":^1}}"#,
-            r#"{"_meta":^null}"#,
-            r#"{"_meta":{"progressToken":^1.5}}"#,
-            r#"{"_meta":{"io.modelcontextprotocol/protocolVersion":^20260728}}"#,
-            r#"{"requestId":^null}"#,
+    }
+
+    #[test]
+    fn what_routes_nothing_is_still_watched() {
+        let answer = r#"{"jsonrpc":"2.0","id":1,"result":{},"params":{"name":7}}"#;
+        assert!(peek(answer.as_bytes()).is_ok());
+        let body = r#"{"jsonrpc":"2.0","id":1,"method":"x/y","params":{"name":7,"ref":{"type":1,"name":"n"}}}"#;
+        let reference = peek(body.as_bytes()).unwrap().params.reference.unwrap();
+        assert_eq!((reference.kind, reference.name.unwrap().as_str()), (None, "n"));
+        for (wrong, class) in [
+            (r#"{"name":7,^"name":"a"}"#, DuplicateKey),
+            (r#"{"name":7,^"Name":"a"}"#, KeyVariant),
+            (r#"{"ref":{"name":7,^"name":"a"}}"#, DuplicateKey),
+            (r#"{"_meta":^null}"#, BadParam),
+            (r#"{"_meta":^[]}"#, BadParam),
+            (r#"{"_meta":{"progressToken":^1.5}}"#, BadParam),
+            (r#"{"_meta":{"io.modelcontextprotocol/protocolVersion":^20260728}}"#, BadParam),
         ] {
-            check_params(wrong, BadParam);
+            check(
+                &format!(r#"{{"jsonrpc":"2.0","id":1,"method":"x/y","params":{wrong}}}"#),
+                class,
+                Some("1"),
+            );
+        }
+        // The earliest of the faults that count is told.
+        for (method, marked, class) in [
+            ("tools/call", r#"{"uri":7,"name":^7,"Name":7}"#, BadParam),
+            ("tools/call", r#"{^"Name":7,"name":7}"#, KeyVariant),
+            ("x/y", r#"{"uri":7,"name":7,^"Name":7}"#, KeyVariant),
+            ("completion/complete", r#"{"ref":{"uri":^1,"name":1}}"#, BadParam),
+        ] {
+            check(
+                &format!(r#"{{"params":{marked},"jsonrpc":"2.0","id":1,"method":"{method}"}}"#),
+                class,
+                Some("1"),
+            );
         }
     }
 

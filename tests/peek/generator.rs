@@ -37,6 +37,14 @@ pub(crate) fn body(choices: &[u8]) -> Vec<u8> {
 const METHODS: &[&str] = &[
     "tools/call",
     "tools/list",
+    "prompts/get",
+    "resources/read",
+    "resources/subscribe",
+    "resources/unsubscribe",
+    "tasks/get",
+    "tasks/update",
+    "tasks/cancel",
+    "tasks/result",
     "initialize",
     "completion/complete",
     "notifications/cancelled",
@@ -137,7 +145,7 @@ fn object(choices: &mut Choices<'_>, mut members: Vec<(&str, String)>) -> String
     let mut out = String::from("{");
     for (place, (key, value)) in members.iter().enumerate() {
         out.push_str(if place == 0 { "" } else { "," });
-        out.push_str(choices.pick(&["", "", "", " ", "\n  "]));
+        out.push_str(choices.pick(&["", "", "", " ", "\n  ", "\r\n\t          "]));
         out.push_str(&if choices.rarely(40) {
             disguised(choices, key)
         } else {
@@ -212,6 +220,7 @@ fn string(choices: &mut Choices<'_>) -> String {
             "\\u00e9",
             "\\ud83e\\udd80",
             "file:///x",
+            "prose that is so long that it is read in blocks of thirty-two bytes, and é",
             "\\t",
         ]));
         if choices.rarely(150) {
