@@ -1,4 +1,122 @@
-//! Toolgate: an edge proxy for the Model Context Protocol.
+//! Toolgate: an edge proxy for the Model Context Protocol, built on Pingora. This page is the map.
+//!
+//! Agents talk to one address. Behind it the gateway proves who calls, reads the whole message
+//! strictly, sends it to the right replica of the right MCP server, keeps the session on its
+//! replica, and writes down what happened, for close to the price of a plain proxy. README.md says
+//! how to use it; this page says where everything is.
+//!
+//! # Words
+//!
+//! | word | meaning |
+//! |---|---|
+//! | **gateway** | this process |
+//! | **server** | an MCP server; its **endpoints** are its addresses, together they are its **pool** |
+//! | **client** | the peer of a connection; **caller** is who it proved to be |
+//! | **session** | the MCP session; Pingora's `Session`, one HTTP exchange, is named only in [`proxy`] |
+//! | **legacy** | revisions up to 2025-11-25: `initialize`, sessions, GET streams |
+//! | **modern** | revision 2026-07-28: every request stands alone, `Mcp-Method` and `Mcp-Name` route it |
+//! | **route** | a public path with its rules, and the server that answers it |
+//! | **call** | one client message whose headers and body were found to agree |
+//! | **plan** | what will be done for a request |
+//! | **refusal** | the gateway's "no"; its **reason** is one of a closed list |
+//! | **violation** | a rule of MCP that a client broke |
+//! | **settings** | the checked configuration; a **problem** is a fault in it |
+//! | **snapshot** | settings made ready to serve, pinned by every request that uses them |
+//!
+//! # A request walks
+//!
+//! Each step has a file of its name in `src/proxy/`; steps that are phases of Pingora's proxy have
+//! the phase's name.
+//!
+//! ```text
+//! edge                    the connection: its limits, PROXY protocol, HTTP/1 or HTTP/2; reads the raw
+//!                         head of an HTTP/1 request under one deadline and refuses   400 408 431 503
+//! new_ctx (context)       the snapshot is pinned: one request sees one configuration
+//! early_request_filter    time limits, and the client's address behind trusted proxies
+//! request_filter          decide, cheap checks before dear ones:
+//!                           strict::check        a head that two readers could read differently  400
+//!                           hosts                Host and Origin are on the lists            421 403
+//!                           find_route           the path, byte for byte                         404
+//!                           authenticate         who is calling                                  401
+//!                           check_media          Content-Type and Accept                     415 406
+//!                           body::read           the whole body, up to the route's limit     413 408
+//!                           peek, Call::read     one strict message, headers agree       400 404
+//!                           open | anywhere      the endpoint of its session, or where its hash
+//!                                                key or the load leads                       404 400
+//!                           -> Plan::Forward | Plan::Preflight
+//! proxy_upstream_filter   carries the plan out, by
+//!   pump                    connects, sends, waits for the head of the answer        502 503 504
+//!     upstream_peer           the endpoint; another one while nothing was sent
+//!     exchange, http1         the connection to it, over either version of HTTP
+//!     upstream_request_filter the client's head, less its credentials, with the server's session id
+//!   deliver                 passes the answer on, part by part
+//!     response_filter         the head as the client sees it, with the session id sealed
+//!     response_body_filter    parts pass untouched; whether the answer is an error is noted
+//! logging                 on every exit: metrics, and one line
+//! ```
+//!
+//! GET (the stream of a legacy session) and DELETE (its end) have no body and skip its steps. A
+//! refusal anywhere becomes an answer in `answer`, by the one table in `refusal`.
+//!
+//! Values move forward only: route, caller, body, call, plan. Each is made in one place and needs
+//! the one before it. `Context` carries them; a later phase takes the plan by `ctx.planned()?`.
+//!
+//! ## Why one pump, and not Pingora's pipeline
+//!
+//! Pingora's own pipeline (`upstream_peer` to `response_body_filter`) is not entered:
+//! `proxy_upstream_filter` answers every request. It can replay a body of at most 64 KiB once the
+//! gateway has read it, holds 64 KiB for an idle stream, and sends the head of an answer before the
+//! body could tell what to seal into the session id. The pump knows the whole request before the first byte
+//! leaves, so it sends and then receives: little memory for a stream that idles, a slow reader
+//! pushes back on its server, and no doubt about what was sent when something fails. With it for
+//! some requests there would be two lives of a request; with it for all there is one, and
+//! `loadtest/compare` shows that it costs less. Pingora still gives the process, the listeners, TLS,
+//! HTTP/1 and HTTP/2 towards clients, the connectors towards servers, and the phases' names.
+//!
+//! # Modules
+//!
+//! In the order of the list below, which is the order of dependency: a module imports only modules
+//! above it.
+//!
+//! | module | question it answers |
+//! |---|---|
+//! | [`jsonrpc`] | what does a body ask for? Bytes in, a borrowed envelope out; no I/O, no clock |
+//! | [`mcp`] | what does MCP say? Revisions, methods, headers, violations; no I/O, no clock |
+//! | [`config`] | what is wanted? YAML becomes checked settings, or every problem in it is listed |
+//! | [`telemetry`] | how is the gateway doing? Metrics, the request log, the list of reasons |
+//! | [`identity`] | who is calling? |
+//! | [`upstream`] | where does a call go? Pools, endpoints, the choice (`servers` in YAML) |
+//! | [`sessions`] | which conversation? Session ids are sealed, not stored |
+//! | [`routes`] | from a path to everything that serves it |
+//! | [`snapshot`] | all of the above, made from one configuration, immutable |
+//! | [`proxy`] | the request path, one file per step |
+//! | [`admin`] | the operator's side: probes and metrics |
+//! | `demo` | a small fleet of MCP servers inside the process, for the first minute (feature `demo`) |
+//! | [`serve`] | assembly, start and stop |
+//! | [`cli`] | every command |
+//!
+//! # Rules of the house
+//!
+//! `tests/architecture.rs` holds these:
+//!
+//! - Imports point up the list, by `crate::module`.
+//! - Only [`proxy`] and [`serve`] name Pingora's proxy; only [`config`] names YAML.
+//! - [`jsonrpc`] and [`mcp`] do no I/O and read no clock.
+//! - Only `proxy/request_filter.rs` decides.
+//! - A file opens with one sentence and has at most 500 lines before its tests.
+//! - No roles for names: no manager, handler, helper, util, common, core, base, data, info, misc, and
+//!   nothing begins with `get_`.
+//!
+//! And these are held by readers, clippy and the other tests:
+//!
+//! - One noun everywhere: the YAML key is the file in [`config`], the folder of the engine, the file
+//!   in `tests/suite/` and the metric's prefix (only `servers` live in [`upstream`]).
+//! - Text, checked settings and what runs are three types; below [`config`] nothing is checked again.
+//! - Nothing from the network can panic, and no bad request reaches a server.
+//! - On the request path only `refusal.rs` knows what a "no" looks like. README shows its table.
+//! - Engines know neither Pingora's `Session` nor YAML; time and chance come in as arguments.
+//! - Every optional key has a default; every key has a sentence in `conf/full.yaml` and a test.
+//! - Functions have at most 70 lines, units stand last in names, comments are sentences and say why.
 
 pub mod jsonrpc;
 pub mod mcp;

@@ -114,8 +114,12 @@ def fixture():
 
 @contextlib.contextmanager
 def gateway(server_url):
-    """The gateway, built for release, with a route to one server; yields the route's address."""
-    binary = cargo("--release", "--bin", "toolgate") / "toolgate"
+    """The gateway with a route to one server; yields the route's address.
+
+    It is built for release, unless TOOLGATE_BINARY names one that is there already.
+    """
+    binary = os.environ.get("TOOLGATE_BINARY") or cargo("--release", "--bin", "toolgate") / "toolgate"
+    binary = pathlib.Path(binary).resolve()
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         config = pathlib.Path(folder, "toolgate.yaml")

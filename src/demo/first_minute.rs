@@ -20,11 +20,12 @@ pub struct Demo {
 }
 
 impl Demo {
-    /// Takes the ports and writes the configuration. Where `listen` is in use, any free port is.
+    /// Takes the ports and writes the configuration. Where `listen` is in use or port 0, any free
+    /// port is taken.
     pub fn prepare(listen: SocketAddr) -> io::Result<Self> {
         let fleet = Fleet::bind()?;
         let listen = match TcpListener::bind(listen) {
-            Ok(_) => listen,
+            Ok(taken) => taken.local_addr()?,
             Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
                 TcpListener::bind((listen.ip(), 0))?.local_addr()?
             }

@@ -1,6 +1,6 @@
 //! One structured line per request, written by a thread of its own, and the diagnostic log.
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -123,7 +123,11 @@ pub fn start_diagnostics() {
         // Pingora reports every client that hangs up as an error; the request log has those.
         tracing_subscriber::EnvFilter::new("info,pingora_proxy=off,pingora_core=warn,rmcp=warn")
     });
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    // Colours are for eyes: in a file or a collector they are noise.
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr);
     if subscriber.try_init().is_err() {
         // A test process starts more than one gateway; the first one's subscriber serves all.
         tracing::debug!("diagnostics were started before");

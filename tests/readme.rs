@@ -1,0 +1,197 @@
+//! What README and `conf/` show is true: every configuration is checked, every command line is run.
+#![expect(clippy::unwrap_used, reason = "a test that cannot set up must fail")]
+
+use std::ffi::OsStr;
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::{env, fs};
+
+const README: &str = include_str!("../README.md");
+const PACKAGE: &str = env!("CARGO_MANIFEST_DIR");
+
+#[test]
+fn configurations_are_good() {
+    let minimal = fs::read_to_string(Path::new(PACKAGE).join("conf/minimal.yaml")).unwrap();
+    let blocks = blocks("yaml");
+    assert!(blocks.contains(&minimal.trim_end()), "README shows conf/minimal.yaml");
+    for block in blocks {
+        // A block without routes shows some keys of a larger file.
+        let whole = match block.contains("routes:") {
+            true => block.to_owned(),
+            false => format!("{minimal}{block}\n"),
+        };
+        check("README", &whole);
+    }
+}
+
+#[test]
+fn example_files_are_good() {
+    let mut folders = vec![Path::new(PACKAGE).join("conf")];
+    let mut checked = 0;
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if fs::read_to_string(&path)
+                .unwrap()
+                .lines()
+                .any(|line| line.starts_with("listen"))
+            {
+                // The others are parts of these, or no configuration of the gateway.
+                check_file(&path);
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked >= 3, "{checked} whole configurations");
+}
+
+#[test]
+fn a_key_made_by_the_recipe_fits_the_configuration() {
+    let recipe = block("sh", "sha256sum");
+    if ["openssl", "sha256sum"].iter().any(|program| !is_installed(program)) {
+        return;
+    }
+    let digest: String = sh(recipe).chars().take(64).collect();
+    let shown = block("yaml", "api_keys");
+    let example = shown.split("sha256: ").nth(1).unwrap().trim_end();
+    let minimal = block("yaml", "routes:");
+    check("keys", &format!("{minimal}\n{}\n", shown.replace(example, &digest)));
+}
+
+#[cfg(feature = "demo")]
+#[test]
+fn the_first_call_is_answered() {
+    let mut demo = Command::new(program());
+    demo.args(["demo", "--listen", "127.0.0.1:0"]).current_dir(env::temp_dir());
+    let mut demo = demo.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let url = lines.find_map(|line| {
+        let url = line.trim().strip_suffix("everything")?.trim_end();
+        Some(url.strip_prefix("http://")?.strip_suffix("/mcp")?.to_owned())
+    });
+    let url = url.expect("the greeting names the address");
+    // The greeting comes before the listener.
+    let mut tries = 0..200;
+    while TcpStream::connect(&url).is_err() && tries.next().is_some() {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let curl = block("sh", "curl").replace("127.0.0.1:8080", &url);
+    let mut answers = vec![raw(&curl, &url)];
+    if is_installed("curl") {
+        answers.push(sh(&curl));
+    }
+    let logged = lines.find(|line| line.contains("tools/call add"));
+    demo.kill().unwrap();
+    demo.wait().unwrap();
+    let expected = block("text", "\"42\"").trim_end();
+    for answer in answers {
+        assert!(answer.contains(expected), "{answer}");
+    }
+    assert!(logged.is_some_and(|line| line.contains("200 ok")), "the call has a line");
+}
+
+#[test]
+fn metrics_are_all_named() {
+    let source = fs::read_to_string(Path::new(PACKAGE).join("src/telemetry/metrics.rs")).unwrap();
+    let names: Vec<_> = source.split('"').filter(|text| is_metric(text)).collect();
+    assert!(names.len() > 5, "the names are literals");
+    for name in names {
+        assert!(README.contains(&format!("| `{name}` |")), "README lacks the metric {name}");
+    }
+}
+
+#[test]
+fn limits_are_the_defaults() {
+    let full = fs::read_to_string(Path::new(PACKAGE).join("conf/full.yaml")).unwrap();
+    let rows = README.lines().skip_while(|line| !line.starts_with("| key | default |")).skip(2);
+    let rows: Vec<_> = rows.take_while(|line| line.starts_with('|')).collect();
+    assert!(rows.len() > 5, "README has the table");
+    for row in rows {
+        let mut cells = row.split('|').map(str::trim).skip(1);
+        let (key, value) = (cells.next().unwrap().trim_matches('`'), cells.next().unwrap());
+        let line = format!(" {}: {value}\n", key.rsplit('.').next().unwrap());
+        assert!(full.contains(&line), "conf/full.yaml has another default for {key}");
+    }
+}
+
+#[test]
+fn links_lead_somewhere() {
+    for link in README.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
+        let is_there = link.starts_with("https://") || Path::new(PACKAGE).join(link).exists();
+        assert!(is_there, "{link}");
+    }
+}
+
+/// The program under test: that of this build, or one that was built for release.
+fn program() -> PathBuf {
+    let given = env::var_os("TOOLGATE_BINARY").map(PathBuf::from);
+    given.unwrap_or_else(|| env!("CARGO_BIN_EXE_toolgate").into())
+}
+
+fn check(name: &str, yaml: &str) {
+    let file = env::temp_dir().join(format!("toolgate-{name}-{}.yaml", std::process::id()));
+    fs::write(&file, yaml).unwrap();
+    check_file(&file);
+    fs::remove_file(file).unwrap();
+}
+
+fn check_file(file: &Path) {
+    let mut check = Command::new(program());
+    check.args([OsStr::new("check"), OsStr::new("--config"), file.as_os_str()]);
+    let done = check.env("TOOLGATE_SESSION_KEY", "k".repeat(32)).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+/// The code blocks of a language.
+fn blocks(language: &str) -> Vec<&'static str> {
+    let blocks = README.split("\n```").skip(1).step_by(2);
+    blocks.filter_map(|block| block.strip_prefix(language)?.strip_prefix('\n')).collect()
+}
+
+/// The first code block of a language that holds a text.
+fn block(language: &str, text: &str) -> &'static str {
+    let found = blocks(language).into_iter().find(|block| block.contains(text));
+    found.unwrap_or_else(|| panic!("README has no {language} block with {text}"))
+}
+
+fn is_installed(program: &str) -> bool {
+    Command::new("sh")
+        .args(["-c", &format!("command -v {program}")])
+        .output()
+        .is_ok_and(|done| done.status.success())
+}
+
+fn sh(script: &str) -> String {
+    let done = Command::new("sh").args(["-euc", script]).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8(done.stdout).unwrap()
+}
+
+/// Does what a curl command line says, for machines without curl.
+fn raw(curl: &str, address: &str) -> String {
+    let arguments: Vec<_> = curl.split('\'').collect();
+    let quoted = |option: &str| {
+        let pairs = arguments.chunks_exact(2);
+        pairs.filter(|pair| pair[0].ends_with(option)).map(|pair| pair[1]).collect::<Vec<_>>()
+    };
+    let body = quoted("-d ")[0];
+    let request = format!(
+        "POST /mcp HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n{}\r\n\r\n{body}",
+        body.len(),
+        quoted("-H ").join("\r\n"),
+    );
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+fn is_metric(text: &str) -> bool {
+    text.starts_with("toolgate_")
+        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_')
+}
