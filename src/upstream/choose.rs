@@ -18,6 +18,9 @@ pub enum Chooser {
     LeastRequest,
 }
 
+/// Ketama gives a ring this many points for each endpoint, shared out by weight.
+const POINTS_PER_ENDPOINT: usize = 160;
+
 /// An endpoint's place in the pool, carried by its point on the ring.
 #[derive(Clone, Copy)]
 struct Place(usize);
@@ -48,15 +51,16 @@ impl Chooser {
         match self {
             Self::Ring(ring) => {
                 let mut points = ring.iter(key);
-                // Every endpoint has many points; walking all of them once sees every endpoint.
-                while let Some(backend) = points.next() {
-                    let place = backend.ext.get::<Place>()?;
+                // The iterator goes round for ever; once round has seen every point.
+                for _ in 0..POINTS_PER_ENDPOINT * endpoints.len() {
+                    let place = points.next()?.ext.get::<Place>()?;
                     let endpoint = endpoints.get(place.0)?;
                     if usable(endpoint) {
                         return Some(endpoint);
                     }
                 }
-                None
+                // A small weight beside large ones rounds to no point at all.
+                endpoints.iter().find(|endpoint| usable(endpoint))
             }
             Self::LeastRequest => {
                 let usable: Vec<&Arc<Endpoint>> =
@@ -135,6 +139,15 @@ mod tests {
             assert!(*before == lost || after[key] == *before, "a key moved without need");
         }
         assert!(ring.choose(&endpoints, b"key", 0, |_| false).is_none());
+    }
+
+    #[test]
+    fn the_last_usable_endpoint_is_found_whatever_its_weight() {
+        let endpoints = endpoints(2, 256);
+        let ring = Chooser::ring(&endpoints);
+        let light = endpoints[1].id();
+        let found = ring.choose(&endpoints, b"key", 0, |endpoint| endpoint.id() == light);
+        assert_eq!(found.map(|endpoint| endpoint.id()), Some(light));
     }
 
     #[test]
