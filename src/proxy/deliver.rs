@@ -103,7 +103,6 @@ impl Gateway {
             forward.pool.learn_session_habit(SessionHabit::Stateless);
             return Ok(None);
         };
-        forward.pool.learn_session_habit(SessionHabit::Mints);
         let revision = loop {
             let answer = match head.is_event_stream() {
                 true => Answer::of_events(held),
@@ -111,7 +110,8 @@ impl Gateway {
             };
             match answer {
                 Some(Answer::Success { revision }) => break revision,
-                Some(Answer::Error) => break None,
+                // Nothing was opened, whatever the head says.
+                Some(Answer::Error) => return Ok(None),
                 None if held.len() > HELD_BYTES_MAX => break None,
                 None => {}
             }
@@ -123,6 +123,7 @@ impl Gateway {
                 }
             }
         };
+        forward.pool.learn_session_habit(SessionHabit::Mints);
         self.seal(ctx, upstream_id, revision).map(Some)
     }
 
