@@ -57,6 +57,12 @@ pub(super) fn check(head: &RequestHeader) -> Result<(), Ambiguous> {
     Ok(())
 }
 
+/// Whether a value of `Host` has only the characters of a name or address with its port.
+pub(super) fn is_host(value: &[u8]) -> bool {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._:[]%~".contains(byte);
+    !value.is_empty() && value.iter().all(plain)
+}
+
 /// The host a request is for, as its head says it.
 pub(super) fn authority(head: &RequestHeader) -> Option<&str> {
     match head.headers.get(HOST) {
@@ -121,13 +127,10 @@ fn check_host(head: &RequestHeader) -> Result<(), Ambiguous> {
         (Some(host), Some(authority)) if !host.eq_ignore_ascii_case(authority) => {
             Err(Ambiguous("two hosts"))
         }
-        (Some(host), _) => {
-            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]%~".contains(&byte);
-            match !host.is_empty() && host.bytes().all(plain) {
-                true => Ok(()),
-                false => Err(Ambiguous("host is not a name and a port")),
-            }
-        }
+        (Some(host), _) => match is_host(host.as_bytes()) {
+            true => Ok(()),
+            false => Err(Ambiguous("host is not a name and a port")),
+        },
         (None, Some(_)) => Ok(()),
     }
 }
