@@ -206,7 +206,7 @@ impl Gateway {
         // Between two events a stream can end cleanly. A modern client learns that its request is
         // lost; a legacy one comes back with `Last-Event-ID` and may still get its answer.
         let mut last = Vec::new();
-        if let (Era::Modern, Some(id)) = (forward.shape.era, &ctx.record.id) {
+        if let (Era::Modern, Some(id)) = (forward.shape.era, forward.reply_id()) {
             let refusal = super::refusal::Refusal::from(reason);
             last.extend_from_slice(b"event: message\ndata: ");
             ErrorBody {
