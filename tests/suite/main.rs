@@ -5,4 +5,6 @@ mod adversarial;
 mod bodies;
 mod clients;
 mod conformance;
+mod servers;
 mod sessions;
+mod streams;

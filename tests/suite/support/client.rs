@@ -166,6 +166,12 @@ impl<S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Client<S> {
         String::from_utf8_lossy(&seen).into_owned()
     }
 
+    /// Reads a head of success and the body until it contains `wanted`.
+    pub(crate) async fn body_after_head(&mut self, wanted: &str) -> String {
+        assert_eq!(self.head().await.status, 200);
+        self.body_with(wanted).await
+    }
+
     /// Whether the answer's body came to its proper end.
     pub(crate) fn body_is_whole(&self) -> bool {
         self.body == Body::Done

@@ -73,7 +73,15 @@ impl Upstream {
     pub(crate) async fn start(
         script: impl Fn(&Request) -> Vec<Step> + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), script).await
+    }
+
+    /// The same at an address that was chosen before.
+    pub(crate) async fn start_at(
+        address: SocketAddr,
+        script: impl Fn(&Request) -> Vec<Step> + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(address).await.expect("a port");
         let address = listener.local_addr().expect("an address");
         let seen = Arc::new(Seen::default());
         let mut tasks = JoinSet::new();
@@ -168,10 +176,7 @@ async fn serve(mut stream: TcpStream, number: usize, seen: Arc<Seen>, script: Ar
         let steps = script(&request);
         seen.requests.lock().push(request);
         for step in steps {
-            let goes_on = tokio::select! {
-                goes_on = take_step(&mut stream, step) => goes_on,
-            };
-            match goes_on {
+            match take_step(&mut stream, step).await {
                 Next::Step => {}
                 Next::Closed => return,
                 Next::Left => {
