@@ -105,6 +105,15 @@ impl<'a> Envelope<'a> {
         }
     }
 
+    /// The id that an answer carries. A response has none to be answered with: its id is the
+    /// server's, and a client could take the answer for one to a request of its own.
+    pub fn reply_id(&self) -> Option<Id<'a>> {
+        match self.kind {
+            Kind::Request { id, .. } => Some(id),
+            Kind::Notification { .. } | Kind::Response { .. } => None,
+        }
+    }
+
     /// The method of a request or notification.
     pub fn method(&self) -> Option<&Text<'a>> {
         match &self.kind {

@@ -53,7 +53,7 @@ impl<'b> Call<'b> {
 
     /// The id to answer with.
     pub fn id(&self) -> Option<Id<'b>> {
-        self.envelope.id()
+        self.envelope.reply_id()
     }
 
     /// The string the message is routed by, if its method has one.

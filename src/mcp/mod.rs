@@ -15,4 +15,4 @@ pub use headers::{
 };
 pub use method::{Class, RoutingKey, well_known};
 pub use revision::{Era, Revision};
-pub use violation::Violation;
+pub use violation::{HEADER_MISMATCH, Violation};

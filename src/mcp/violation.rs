@@ -40,6 +40,6 @@ impl Violation {
 }
 
 /// `HeaderMismatch` of the 2026-07-28 schema.
-const HEADER_MISMATCH: i32 = -32020;
+pub const HEADER_MISMATCH: i32 = -32020;
 /// `UnsupportedProtocolVersionError` of the 2026-07-28 schema.
 const UNSUPPORTED_PROTOCOL_VERSION: i32 = -32022;

@@ -143,7 +143,12 @@ async fn drain(session: &mut Session, reason: Reason) {
         reason,
         Reason::HeadMalformed | Reason::BodyBroken | Reason::BodyTimeout | Reason::BodyTooLarge
     );
-    if small && !in_doubt && downstream.get_header(http::header::EXPECT).is_none() {
+    if in_doubt {
+        // Where the next request begins is not known.
+        downstream.set_keepalive(None);
+        return;
+    }
+    if small && downstream.get_header(http::header::EXPECT).is_none() {
         downstream.set_total_drain_timeout(Some(std::time::Duration::from_secs(1)));
         if let Err(error) = downstream.drain_request_body().await {
             tracing::debug!(%error, "refused request's body");

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_LENGTH, EXPECT};
+use pingora::ErrorType;
 use pingora::protocols::http::ServerSession;
 use pingora::time::timeout;
 
@@ -64,6 +65,10 @@ async fn read_all(
 async fn chunk(downstream: &mut ServerSession) -> Result<Option<Bytes>, Refusal> {
     downstream.read_request_body().await.map_err(|error| {
         tracing::debug!(%error, "request body");
-        Refusal::from(Reason::BodyBroken)
+        // The wait for one part ends with the wait for the whole, and may be noticed first.
+        Refusal::from(match error.etype() {
+            ErrorType::ReadTimedout => Reason::BodyTimeout,
+            _ => Reason::BodyBroken,
+        })
     })
 }

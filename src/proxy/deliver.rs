@@ -112,7 +112,6 @@ impl Gateway {
             forward.pool.learn_session_habit(SessionHabit::Stateless);
             return Ok(None);
         };
-        forward.pool.learn_session_habit(SessionHabit::Mints);
         let revision = loop {
             let answer = match head.is_event_stream() {
                 true => Answer::of_events(held),
@@ -120,7 +119,8 @@ impl Gateway {
             };
             match answer {
                 Some(Answer::Success { revision }) => break revision,
-                Some(Answer::Error) => break None,
+                // Nothing was opened, whatever the head says.
+                Some(Answer::Error) => return Ok(None),
                 None if held.len() > HELD_BYTES_MAX => break None,
                 None => {}
             }
@@ -132,6 +132,7 @@ impl Gateway {
                 }
             }
         };
+        forward.pool.learn_session_habit(SessionHabit::Mints);
         self.seal(ctx, upstream_id, revision).map(Some)
     }
 
@@ -214,7 +215,7 @@ impl Gateway {
         // Between two events a stream can end cleanly. A modern client learns that its request is
         // lost; a legacy one comes back with `Last-Event-ID` and may still get its answer.
         let mut last = Vec::new();
-        if let (Era::Modern, Some(id)) = (forward.shape.era, &ctx.record.id) {
+        if let (Era::Modern, Some(id)) = (forward.shape.era, forward.reply_id()) {
             let refusal = super::refusal::Refusal::from(reason);
             last.extend_from_slice(b"event: message\ndata: ");
             ErrorBody {

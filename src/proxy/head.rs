@@ -3,6 +3,8 @@
 //! What passes has one meaning for every reader: CRLF line ends, one space between the parts of the
 //! request line, no folded lines, one length or chunks but not both (RFC 9112 sections 2 to 6).
 
+use super::strict::is_host;
+
 /// Pingora's parser ends here; past it the client would get a bare 400.
 const FIELDS_MAX: usize = 250;
 
@@ -13,6 +15,7 @@ pub(super) struct HeadScan {
     at: usize,
     lines: usize,
     is_http10: bool,
+    hosts: usize,
     has_length: bool,
     has_coding: bool,
 }
@@ -97,7 +100,15 @@ impl HeadScan {
         if value.iter().any(|byte| (*byte < 0x20 && *byte != b'\t') || *byte == 0x7f) {
             return Err("control character in a field");
         }
-        if name.eq_ignore_ascii_case(b"content-length") {
+        if name.eq_ignore_ascii_case(b"host") {
+            self.hosts += 1;
+            if self.hosts > 1 {
+                return Err("two hosts");
+            }
+            if !is_host(value) {
+                return Err("host is not a name and a port");
+            }
+        } else if name.eq_ignore_ascii_case(b"content-length") {
             let plain = value.iter().all(u8::is_ascii_digit)
                 && (1..=15).contains(&value.len())
                 && (value.len() == 1 || value[0] != b'0');
@@ -166,6 +177,8 @@ mod tests {
             ("POST / HTTP/1.1\r\nhost : a\r\n\r\n", "bad field name"),
             ("POST / HTTP/1.1\r\na: b\r\n c\r\n\r\n", "field without colon"),
             ("POST / HTTP/1.1\r\na: b\r\n c:d\r\n\r\n", "bad field name"),
+            ("POST / HTTP/1.1\r\nhost: a\r\nHost: a\r\n\r\n", "two hosts"),
+            ("POST / HTTP/1.1\r\nhost: a@b\r\n\r\n", "host is not a name and a port"),
             ("POST / HTTP/1.1\r\na: b\0c\r\n\r\n", "control character in a field"),
             ("POST / HTTP/1.1\r\na: b\rc\r\n\r\n", "control character in a field"),
             ("POST / HTTP/1.1\r\ncontent-length: +5\r\n\r\n", "bad content length"),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::jsonrpc::{Id, OwnedId, peek};
 use crate::mcp::Era;
 use crate::upstream::{Endpoint, Pool};
 
@@ -23,6 +24,13 @@ pub(super) struct Forward {
     pub(super) body: Bytes,
     /// The server's own session id, in place of the sealed one the client sent.
     pub(super) upstream_session: Option<Vec<u8>>,
+}
+
+impl Forward {
+    /// The id to answer with. It is not kept while all goes well, because the body still has it.
+    pub(super) fn reply_id(&self) -> Option<OwnedId> {
+        peek(&self.body).ok()?.reply_id().map(Id::into_owned)
+    }
 }
 
 /// Which endpoint may take it.

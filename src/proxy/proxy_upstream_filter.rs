@@ -9,7 +9,6 @@ use super::context::Context;
 use super::plan::{Exchange, Forward, Plan};
 use super::pump::End;
 use super::refusal::Refusal;
-use crate::jsonrpc::{Id, peek};
 use crate::telemetry::Reason;
 
 impl Gateway {
@@ -43,9 +42,7 @@ impl Gateway {
         forward: &Forward,
         refusal: Refusal,
     ) -> pingora::Result<()> {
-        // The id was not kept while all went well; the body still has it.
-        ctx.record.id =
-            peek(&forward.body).ok().and_then(|envelope| envelope.id().map(Id::into_owned));
+        ctx.record.id = forward.reply_id();
         answer::refuse(session, ctx, &refusal).await
     }
 

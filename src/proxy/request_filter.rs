@@ -13,13 +13,14 @@ use super::answer::METHODS;
 use super::context::Context;
 use super::plan::{Exchange, Forward, Key, Placement, Plan, Repeat, Shape};
 use super::refusal::{Refusal, TokenSent};
+use super::strict::Ambiguous;
 use super::{body, hosts, strict};
 use crate::config::HashKey;
 use crate::identity::{self, Caller, Unproven};
 use crate::jsonrpc::peek;
 use crate::mcp::{
-    self, Call, Claims, Class, Era, Kind, MCP_METHOD, MCP_NAME, MCP_PROTOCOL_VERSION,
-    MCP_SESSION_ID, Revision, Violation,
+    self, Call, Claims, Class, Era, HEADER_MISMATCH, Kind, MCP_METHOD, MCP_NAME,
+    MCP_PROTOCOL_VERSION, MCP_SESSION_ID, Revision, Violation,
 };
 use crate::routes::Route;
 use crate::sessions::{Binding, SessionState};
@@ -139,7 +140,7 @@ fn read_call<'b>(
             return Err(Refusal::from(&fault));
         }
     };
-    let id = envelope.id();
+    let id = envelope.reply_id();
     let claims = Claims {
         version: strict::text(&head.headers, MCP_PROTOCOL_VERSION),
         method: strict::text(&head.headers, MCP_METHOD),
@@ -327,10 +328,11 @@ fn who(caller: &Caller, ctx: &Context) -> Key {
     }
 }
 
-fn malformed(ambiguous: strict::Ambiguous) -> Refusal {
-    let strict::Ambiguous(what) = ambiguous;
-    Refusal {
-        message: format!("malformed request head: {what}").into(),
-        ..Reason::HeadMalformed.into()
-    }
+fn malformed(ambiguous: Ambiguous) -> Refusal {
+    let refusal = Refusal::from(Reason::HeadMalformed);
+    let (what, code) = match ambiguous {
+        Ambiguous::Head(what) => (what, refusal.code),
+        Ambiguous::Mirror(what) => (what, HEADER_MISMATCH),
+    };
+    Refusal { code, message: format!("malformed request head: {what}").into(), ..refusal }
 }

@@ -1,7 +1,7 @@
 //! The head of a server's answer as the client sees it.
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, Version};
 use pingora::http::ResponseHeader;
 use pingora_proxy::Session;
 
@@ -55,7 +55,8 @@ pub(super) fn response_filter(
             answer.insert_header(CONTENT_LENGTH, length)?;
         }
         Some(_) => {}
-        None if session.is_http2() => {}
+        // HTTP/2 has frames, and HTTP/1.0 no chunks: there the body ends with the connection.
+        None if session.is_http2() || session.req_header().version == Version::HTTP_10 => {}
         None => {
             answer.insert_header(http::header::TRANSFER_ENCODING, "chunked")?;
         }

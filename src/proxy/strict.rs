@@ -24,37 +24,51 @@ const SINGLE: [&str; 11] = [
     mcp::MCP_NAME,
 ];
 
+/// The fields of [`SINGLE`] that mirror the body; in doubt they are a header mismatch.
+const MIRRORS: [&str; 3] = [mcp::MCP_PROTOCOL_VERSION, mcp::MCP_METHOD, mcp::MCP_NAME];
+
 /// What is wrong with a head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Ambiguous(pub(super) &'static str);
+pub(super) enum Ambiguous {
+    /// A rule of HTTP, or of caution.
+    Head(&'static str),
+    /// A field that mirrors the body, so that MCP has a code for it.
+    Mirror(&'static str),
+}
 
 /// Checks the fields of a request.
 pub(super) fn check(head: &RequestHeader) -> Result<(), Ambiguous> {
     for name in head.headers.keys() {
         // Servers behind CGI-like interfaces read `_` and `-` as the same.
         if name.as_str().contains('_') {
-            return Err(Ambiguous("field name with an underscore"));
+            return Err(Ambiguous::Head("field name with an underscore"));
         }
     }
     for name in SINGLE {
         let mut values = head.headers.get_all(name).iter();
         let (first, second) = (values.next(), values.next());
         if second.is_some() {
-            return Err(Ambiguous("field given twice"));
+            return Err(in_field(name, "field given twice"));
         }
         if first.is_some_and(|value| value.to_str().is_err()) {
-            return Err(Ambiguous("field value beyond visible ASCII"));
+            return Err(in_field(name, "field value beyond visible ASCII"));
         }
     }
     check_host(head)?;
     check_connection(&head.headers)?;
     if !head.raw_path().starts_with(b"/") && !is_absolute_http2(head) {
-        return Err(Ambiguous("target not in origin form"));
+        return Err(Ambiguous::Head("target not in origin form"));
     }
     if !head.raw_path().iter().all(|byte| byte.is_ascii_graphic()) {
-        return Err(Ambiguous("target beyond visible ASCII"));
+        return Err(Ambiguous::Head("target beyond visible ASCII"));
     }
     Ok(())
+}
+
+/// Whether a value of `Host` has only the characters of a name or address with its port.
+pub(super) fn is_host(value: &[u8]) -> bool {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._:[]%~".contains(byte);
+    !value.is_empty() && value.iter().all(plain)
 }
 
 /// The host a request is for, as its head says it.
@@ -113,21 +127,25 @@ pub(super) fn origin(headers: &HeaderMap) -> Option<&str> {
     headers.get(ORIGIN).map(|origin| origin.to_str().unwrap_or("null"))
 }
 
+fn in_field(name: &str, what: &'static str) -> Ambiguous {
+    match MIRRORS.contains(&name) {
+        true => Ambiguous::Mirror(what),
+        false => Ambiguous::Head(what),
+    }
+}
+
 fn check_host(head: &RequestHeader) -> Result<(), Ambiguous> {
     let host = head.headers.get(HOST).map(|host| host.to_str().unwrap_or_default());
     let authority = head.uri.authority().map(|authority| authority.as_str());
     match (host, authority) {
-        (None, None) => Err(Ambiguous("no host")),
+        (None, None) => Err(Ambiguous::Head("no host")),
         (Some(host), Some(authority)) if !host.eq_ignore_ascii_case(authority) => {
-            Err(Ambiguous("two hosts"))
+            Err(Ambiguous::Head("two hosts"))
         }
-        (Some(host), _) => {
-            let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:[]%~".contains(&byte);
-            match !host.is_empty() && host.bytes().all(plain) {
-                true => Ok(()),
-                false => Err(Ambiguous("host is not a name and a port")),
-            }
-        }
+        (Some(host), _) => match is_host(host.as_bytes()) {
+            true => Ok(()),
+            false => Err(Ambiguous::Head("host is not a name and a port")),
+        },
         (None, Some(_)) => Ok(()),
     }
 }
@@ -142,7 +160,7 @@ fn check_connection(headers: &HeaderMap) -> Result<(), Ambiguous> {
                 .iter()
                 .any(|known| option.eq_ignore_ascii_case(known));
             if !known {
-                return Err(Ambiguous("connection option names an end-to-end field"));
+                return Err(Ambiguous::Head("connection option names an end-to-end field"));
             }
         }
     }
@@ -155,6 +173,7 @@ fn is_absolute_http2(head: &RequestHeader) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::Ambiguous::{Head, Mirror};
     use super::{Ambiguous, accepts, check, is_json};
     use http::header::{ACCEPT, CONTENT_ENCODING, CONTENT_TYPE};
     use pingora::http::RequestHeader;
@@ -171,28 +190,31 @@ mod tests {
     #[test]
     fn what_two_readers_could_read_differently_is_refused() {
         type Fields = &'static [(&'static str, &'static [u8])];
-        let rows: &[(Fields, Result<(), &str>)] = &[
+        let rows: &[(Fields, Result<(), Ambiguous>)] = &[
             (&[("host", b"a")], Ok(())),
             (&[("host", b"[::1]:80"), ("accept", b"a"), ("accept", b"b")], Ok(())),
             (&[("host", b"a"), ("connection", b"Keep-Alive, close")], Ok(())),
-            (&[], Err("no host")),
-            (&[("host", b"a"), ("host", b"a")], Err("field given twice")),
-            (&[("host", b"a,b")], Err("host is not a name and a port")),
-            (&[("host", b"a/b")], Err("host is not a name and a port")),
-            (&[("host", b"")], Err("host is not a name and a port")),
-            (&[("host", b"a"), ("mcp_method", b"x")], Err("field name with an underscore")),
+            (&[], Err(Head("no host"))),
+            (&[("host", b"a"), ("host", b"a")], Err(Head("field given twice"))),
+            (&[("host", b"a,b")], Err(Head("host is not a name and a port"))),
+            (&[("host", b"a/b")], Err(Head("host is not a name and a port"))),
+            (&[("host", b"")], Err(Head("host is not a name and a port"))),
+            (&[("host", b"a"), ("mcp_method", b"x")], Err(Head("field name with an underscore"))),
             (
                 &[("host", b"a"), ("mcp-method", b"x"), ("mcp-method", b"x")],
-                Err("field given twice"),
+                Err(Mirror("field given twice")),
             ),
-            (&[("host", b"a"), ("mcp-name", b"\xc3\xa9")], Err("field value beyond visible ASCII")),
+            (
+                &[("host", b"a"), ("mcp-name", b"\xc3\xa9")],
+                Err(Mirror("field value beyond visible ASCII")),
+            ),
             (
                 &[("host", b"a"), ("connection", b"mcp-session-id")],
-                Err("connection option names an end-to-end field"),
+                Err(Head("connection option names an end-to-end field")),
             ),
         ];
         for (fields, expected) in rows {
-            assert_eq!(check(&head(fields)), expected.map_err(Ambiguous), "{fields:?}");
+            assert_eq!(check(&head(fields)), *expected, "{fields:?}");
         }
     }
 

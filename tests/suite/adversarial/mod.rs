@@ -1,0 +1,5 @@
+//! Attacks: every one gets a short correct answer or a closed connection, and no server sees it.
+
+mod bodies;
+mod heads;
+mod json;
