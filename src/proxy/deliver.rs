@@ -22,6 +22,16 @@ use crate::upstream::SessionHabit;
 /// The answer to `initialize` is held until it is understood, up to this size.
 const HELD_BYTES_MAX: usize = 64 * 1024;
 
+/// The body of an answer on its way.
+struct Body {
+    /// What is here of it.
+    held: Bytes,
+    /// Where the rest comes from, if there is more.
+    exchange: Option<Exchange>,
+    is_stream: IsStream,
+    watch: BodyWatch,
+}
+
 impl Gateway {
     /// Gives the client the answer that has begun.
     pub(super) async fn deliver(
@@ -49,35 +59,60 @@ impl Gateway {
                 Err(reason) => return End::Refused(reason.into()),
             }
         }
+        let exchange = self.unless_finished(exchange).await;
         ctx.record.status = head.status;
         ctx.record.outcome = Some(match head.status {
             400.. => Outcome::ServerError,
             _ => Outcome::Ok,
         });
-        let mut watch = BodyWatch::new(&head, self.look(ctx));
+        let watch = BodyWatch::new(&head, self.look(ctx));
+        let body = Body { held, exchange, is_stream: is_stream(&head, forward), watch };
         let written = match response_filter(&head, sealed, session, ctx) {
             Ok(answer) => session.as_mut().write_response_header(answer).await,
             Err(error) => Err(error),
         };
+        drop(head);
         if let Err(error) = written {
             tracing::debug!(%error, "client left before its answer");
-            return self.client_left(ctx, forward, exchange).await;
+            return self.client_left(ctx, forward, body.exchange).await;
         }
-        let is_stream = watch_is_stream(&head, forward);
-        drop(head);
-        let mut next = Some(held).filter(|held| !held.is_empty());
+        let end = self.pass_on(session, ctx, forward, body).await;
+        drop(in_flight);
+        end
+    }
+
+    /// Gives the client the body, beginning with what is held of it.
+    async fn pass_on(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        forward: &Forward,
+        body: Body,
+    ) -> End {
+        let Body { held, mut exchange, is_stream, mut watch } = body;
+        let mut held = Some(held).filter(|held| !held.is_empty());
         loop {
-            let part = match next.take() {
-                Some(held) => Some(held),
-                None => match self.read_part(session, ctx, forward, &mut exchange, is_stream).await
-                {
-                    Ok(part) => part,
-                    Err(interrupted) => {
-                        return self.interrupted(session, ctx, forward, &watch, interrupted).await;
+            let part = match held.take() {
+                Some(held) => held,
+                None => {
+                    let Some(mut open) = exchange.take() else { break };
+                    match self.read_part(session, ctx, forward, &mut open, is_stream).await {
+                        Ok(Some(part)) => {
+                            exchange = self.unless_finished(open).await;
+                            part
+                        }
+                        Ok(None) => {
+                            self.connections.close(open).await;
+                            break;
+                        }
+                        Err(interrupted) => {
+                            drop(open);
+                            let end = self.interrupted(session, ctx, forward, &watch, interrupted);
+                            return end.await;
+                        }
                     }
-                },
+                }
             };
-            let Some(part) = part else { break };
             watch.saw(&part);
             ctx.record.bytes_out += part.len() as u64;
             let began = Instant::now();
@@ -89,11 +124,21 @@ impl Gateway {
             }
         }
         ctx.record.answered_without_error = watch.answered_without_error();
-        self.connections.close(exchange).await;
-        drop(in_flight);
         match session.as_mut().write_response_body(Bytes::new(), true).await {
             Ok(()) => End::Complete,
             Err(_) => End::Cut,
+        }
+    }
+
+    /// Gives a connection back as soon as its answer has arrived: the client may ask again the
+    /// moment it has its answer, and should find it free.
+    async fn unless_finished(&self, exchange: Exchange) -> Option<Exchange> {
+        match exchange.is_finished() {
+            true => {
+                self.connections.close(exchange).await;
+                None
+            }
+            false => Some(exchange),
         }
     }
 
@@ -178,10 +223,15 @@ impl Gateway {
 
     /// The client is gone. A legacy request goes on without it: the server may still be working,
     /// and a legacy disconnect is not a cancel (2025-11-25 transport).
-    async fn client_left(&self, ctx: &mut Context, forward: &Forward, exchange: Exchange) -> End {
+    async fn client_left(
+        &self,
+        ctx: &mut Context,
+        forward: &Forward,
+        exchange: Option<Exchange>,
+    ) -> End {
         ctx.record.outcome = Some(Outcome::Cancelled);
-        if !forward.shape.ends_with_client() {
-            let mut exchange = exchange;
+        let ends_here = forward.shape.ends_with_client();
+        if let Some(mut exchange) = exchange.filter(|_| !ends_here) {
             let left = forward.pool.timeouts().total.saturating_sub(ctx.started.elapsed());
             let to_its_end = async { while let Ok(Some(_)) = exchange.read_body().await {} };
             if pingora::time::timeout(left, to_its_end).await.is_ok() {
@@ -251,7 +301,7 @@ enum IsStream {
     No,
 }
 
-fn watch_is_stream(head: &UpstreamHead, forward: &Forward) -> IsStream {
+fn is_stream(head: &UpstreamHead, forward: &Forward) -> IsStream {
     match head.is_event_stream() || forward.shape.exchange == Purpose::Stream {
         true => IsStream::Yes,
         false => IsStream::No,

@@ -206,6 +206,15 @@ impl Exchange {
         }
     }
 
+    /// Whether the whole answer is here, so that the connection is free. HTTP/2 shares its
+    /// connections anyway and says so only with the next read.
+    pub(super) fn is_finished(&self) -> bool {
+        match &self.wire {
+            Wire::Http1(http1) => http1.is_finished(),
+            Wire::Http2(_) => false,
+        }
+    }
+
     /// Whether the endpoint has sent anything yet.
     pub(super) fn heard(&self) -> bool {
         match &self.wire {

@@ -164,6 +164,11 @@ impl Http1 {
         Ok(Arrived { part, whole: self.framing == Framing::Done })
     }
 
+    /// Whether the whole body has been handed out.
+    pub(super) fn is_finished(&self) -> bool {
+        self.framing == Framing::Done
+    }
+
     /// The connection, if the next request may use it.
     pub(super) fn into_reusable(self) -> Option<Stream> {
         let clean = self.framing == Framing::Done && self.buffer.is_empty();
