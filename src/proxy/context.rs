@@ -93,6 +93,12 @@ impl Context {
 }
 
 impl Record {
+    /// Whether a label of the request is a name that so far only the client has said: a tool, or a
+    /// method that the specification does not have (those it has are constants, and borrowed).
+    pub(super) fn has_claimed_name(&self) -> bool {
+        self.is_tool_call || matches!(self.method, Cow::Owned(_))
+    }
+
     /// The labels the request is counted under; none before it has a route.
     pub(super) fn labels(&self) -> Option<Labels<'_>> {
         let route = self.route.as_deref()?;

@@ -283,10 +283,10 @@ impl Gateway {
         }
     }
 
-    /// Whether the answer must be read to learn its tool's name.
+    /// Whether the answer must be read to learn whether the server knows the tool or method.
     fn look(&self, ctx: &Context) -> Look {
         match ctx.record.labels() {
-            Some(labels) if ctx.record.is_tool_call && !self.metrics.is_known(labels) => {
+            Some(labels) if ctx.record.has_claimed_name() && !self.metrics.is_known(labels) => {
                 Look::Closely
             }
             _ => Look::Pass,

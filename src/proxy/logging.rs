@@ -23,8 +23,8 @@ impl Gateway {
             route.metrics.bytes_in.inc_by(record.bytes_in);
             route.metrics.bytes_out.inc_by(record.bytes_out);
             route.metrics.overhead.observe(overhead.as_secs_f64());
-            let confirmed =
-                outcome == Outcome::Ok && (!record.is_tool_call || record.answered_without_error);
+            let confirmed = outcome == Outcome::Ok
+                && (!record.has_claimed_name() || record.answered_without_error);
             self.metrics.count(labels, outcome, duration.as_secs_f64(), confirmed);
         }
         let Some(log) = &self.request_log else { return };

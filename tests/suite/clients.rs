@@ -1,6 +1,6 @@
-//! SDK clients against the demo fleet.
-#![expect(clippy::unwrap_used, reason = "a test that cannot set up must fail")]
+//! The official Rust SDK against the demo fleet: directly, and through the gateway.
 
+use crate::support::gateway::Gateway;
 use crate::support::rmcp_client::{Era, exercise};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -8,24 +8,53 @@ use toolgate::demo::Fleet;
 
 #[tokio::test]
 async fn rmcp_in_the_legacy_era() {
-    check(Era::Legacy).await;
+    check(Era::Legacy, Way::Direct).await;
 }
 
 #[tokio::test]
 async fn rmcp_in_auto_mode() {
-    check(Era::Auto).await;
+    check(Era::Auto, Way::Direct).await;
 }
 
-async fn check(era: Era) {
-    let fleet = Fleet::bind().unwrap();
-    let url = format!("http://{}/mcp", fleet.endpoints()[0].1[0]);
+#[tokio::test]
+async fn rmcp_in_the_legacy_era_through_the_gateway() {
+    check(Era::Legacy, Way::Gateway).await;
+}
+
+#[tokio::test]
+async fn rmcp_in_auto_mode_through_the_gateway() {
+    check(Era::Auto, Way::Gateway).await;
+}
+
+#[derive(Clone, Copy)]
+enum Way {
+    Direct,
+    Gateway,
+}
+
+async fn check(era: Era, way: Way) {
+    let fleet = Fleet::bind().expect("ports");
+    let replicas = fleet.endpoints()[0].1.clone();
     let (stop, stopped) = watch::channel(false);
     let walk = async {
-        let outcome = tokio::time::timeout(Duration::from_secs(20), exercise(&url, era)).await;
-        stop.send(true).unwrap();
+        let urls: Vec<String> = replicas.iter().map(|at| format!("http://{at}/mcp")).collect();
+        let outcome = match way {
+            Way::Direct => timely(&urls[0], era).await,
+            Way::Gateway => {
+                let sections = crate::support::upstream::sections(&urls, "");
+                let gateway = Gateway::start(&sections).await;
+                timely(&format!("http://{}/mcp", gateway.address), era).await
+            }
+        };
+        stop.send(true).expect("a fleet");
         outcome
     };
     // The fleet must end by itself once it is told to: `join!` would wait for ever otherwise.
     let ((), outcome) = tokio::join!(fleet.serve(stopped), walk);
-    assert_eq!(outcome, Ok(Ok(())));
+    assert_eq!(outcome, Ok(()));
+}
+
+async fn timely(url: &str, era: Era) -> Result<(), String> {
+    let walk = tokio::time::timeout(Duration::from_secs(20), exercise(url, era));
+    walk.await.map_err(|_| "too slow".to_owned())?
 }

@@ -3,8 +3,12 @@
 mod support;
 mod adversarial;
 mod bodies;
+mod cli;
 mod clients;
 mod conformance;
+mod identity;
+mod listeners;
 mod servers;
 mod sessions;
 mod streams;
+mod telemetry;

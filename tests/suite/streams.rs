@@ -207,31 +207,29 @@ async fn a_legacy_stream_without_its_listener_is_closed() {
 #[tokio::test]
 async fn a_slow_reader_pushes_back_and_costs_no_memory() {
     let script = |_: &Request| vec![events_head(""), Step::Flood(200 << 20), events_end()];
-    for upstream in [Upstream::start(script).await] {
-        let stage = Stage::before(upstream).await;
-        stage.gateway.probe("/ready").await;
-        let before = stage.gateway.memory_kib("VmRSS");
-        // Three readers, each of which reads the head and then nothing for a while.
-        let mut clients = Vec::new();
-        for _ in 0..3 {
-            let mut client = stage.connect().await;
-            client.send(&Message::call(1, "echo").bytes()).await;
-            assert_eq!(client.head().await.status, 200);
-            clients.push(client);
-        }
-        tokio::time::sleep(Duration::from_secs(2)).await;
-        let grown = stage.gateway.memory_kib("VmHWM").saturating_sub(before);
-        assert!(grown < 16 * 1024, "{grown} KiB for three readers that do not read");
-        // One of them reads on, and gets everything.
-        let mut client = clients.swap_remove(0);
-        let mut read = 0;
-        while let Some(part) = client.part().await {
-            read += part.len();
-        }
-        assert_eq!((read, client.body_is_whole()), (200 << 20, true));
-        let grown = stage.gateway.memory_kib("VmHWM").saturating_sub(before);
-        assert!(grown < 24 * 1024, "{grown} KiB for 200 MiB that passed through");
+    let stage = Stage::before(Upstream::start(script).await).await;
+    stage.gateway.probe("/ready").await;
+    let before = stage.gateway.memory_kib("VmRSS");
+    // Three readers, each of which reads the head and then nothing for a while.
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        let mut client = stage.connect().await;
+        client.send(&Message::call(1, "echo").bytes()).await;
+        assert_eq!(client.head().await.status, 200);
+        clients.push(client);
     }
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let grown = stage.gateway.memory_kib("VmHWM").saturating_sub(before);
+    assert!(grown < 16 * 1024, "{grown} KiB for three readers that do not read");
+    // One of them reads on, and gets everything.
+    let mut client = clients.swap_remove(0);
+    let mut read = 0;
+    while let Some(part) = client.part().await {
+        read += part.len();
+    }
+    assert_eq!((read, client.body_is_whole()), (200 << 20, true));
+    let grown = stage.gateway.memory_kib("VmHWM").saturating_sub(before);
+    assert!(grown < 24 * 1024, "{grown} KiB for 200 MiB that passed through");
 }
 
 #[tokio::test]
@@ -279,4 +277,26 @@ async fn more_streams_than_allowed_are_refused() {
     let mut client = stage.connect().await;
     client.send(&Message::stream(&session).bytes()).await;
     assert_eq!(client.head().await.status, 200);
+}
+
+#[tokio::test]
+async fn a_slow_reader_pushes_back_on_a_server_of_http2() {
+    let upstream = Http2Upstream::start(|_| Reaction::Answer {
+        status: 200,
+        fields: vec![("content-type", "application/json".to_owned())],
+        body: vec![b' '; 50 << 20],
+    })
+    .await;
+    let gateway = Gateway::start(&sections(&[upstream.url()], ", protocol: http2")).await;
+    let before = gateway.memory_kib("VmRSS");
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        let mut client = crate::support::client::Client::connect(gateway.address).await;
+        client.send(&Message::call(1, "echo").bytes()).await;
+        assert_eq!(client.head().await.status, 200);
+        clients.push(client);
+    }
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let grown = gateway.memory_kib("VmHWM").saturating_sub(before);
+    assert!(grown < 32 * 1024, "{grown} KiB for three readers that do not read");
 }

@@ -2,7 +2,7 @@
 
 use super::client::{Answer, DEADLINE};
 use super::message::Message;
-use super::upstream::Request;
+use super::upstream::{Request, bind};
 use bytes::Bytes;
 use h2::client::SendRequest;
 use h2::server::SendResponse;
@@ -14,7 +14,7 @@ use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
@@ -142,7 +142,12 @@ pub(crate) enum Reaction {
 
 impl Http2Upstream {
     pub(crate) async fn start(script: fn(&Request) -> Reaction) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        Self::start_at(SocketAddr::from(([127, 0, 0, 1], 0)), script).await
+    }
+
+    /// The same at an address that was chosen before.
+    pub(crate) async fn start_at(address: SocketAddr, script: fn(&Request) -> Reaction) -> Self {
+        let listener = bind(address).await;
         let address = listener.local_addr().expect("an address");
         let (requests, resets) = (Arc::default(), Arc::default());
         let mut tasks = JoinSet::new();

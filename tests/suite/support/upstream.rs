@@ -81,7 +81,7 @@ impl Upstream {
         address: SocketAddr,
         script: impl Fn(&Request) -> Vec<Step> + Send + Sync + 'static,
     ) -> Self {
-        let listener = TcpListener::bind(address).await.expect("a port");
+        let listener = bind(address).await;
         let address = listener.local_addr().expect("an address");
         let seen = Arc::new(Seen::default());
         let mut tasks = JoinSet::new();
@@ -133,6 +133,17 @@ impl Upstream {
     pub(crate) async fn reached(&self, count: usize) -> bool {
         wait(|| self.seen.requests.lock().len() >= count).await
     }
+}
+
+/// Binds an address that a server dropped just now may still hold for a moment.
+pub(crate) async fn bind(address: SocketAddr) -> TcpListener {
+    for _ in 0..100 {
+        if let Ok(listener) = TcpListener::bind(address).await {
+            return listener;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("{address} is taken");
 }
 
 /// A configuration of one route to one server with these endpoints.
