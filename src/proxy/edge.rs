@@ -191,7 +191,7 @@ impl Edge {
             tokio::io::AsyncWriteExt::shutdown(&mut stream).await?;
             // What the client is still sending is read and dropped for a moment: closing with
             // unread bytes would reset the connection before the client has read its answer.
-            let mut rest = [0; 1024];
+            let mut rest = vec![0; 1024];
             while stream.read(&mut rest).await? > 0 {}
             std::io::Result::Ok(())
         };

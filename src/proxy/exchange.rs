@@ -73,7 +73,7 @@ impl Connections {
                 Some(stream) => Ok(Exchange::http1(stream, endpoint, peer, true)),
                 None => self.connect(endpoint, peer).await,
             },
-            Protocol::Http2 => match self.http2.get_http_session(&*peer).await {
+            Protocol::Http2 => match Box::pin(self.http2.get_http_session(&*peer)).await {
                 Ok((HttpSession::H2(stream), reused)) => {
                     let stream = Cancelling { stream: Some(stream), heard: false };
                     let wire = Wire::Http2(Box::new(stream));
@@ -108,7 +108,8 @@ impl Connections {
             Wire::Http2(mut stream) => {
                 if let Some(stream) = stream.stream.take() {
                     let session = HttpSession::H2(stream);
-                    self.http2.release_http_session(session, &*peer, peer.idle_timeout()).await;
+                    let idle = peer.idle_timeout();
+                    Box::pin(self.http2.release_http_session(session, &*peer, idle)).await;
                 }
             }
         }
@@ -120,7 +121,8 @@ impl Connections {
     }
 
     async fn connect(&self, endpoint: &Endpoint, peer: Arc<HttpPeer>) -> Result<Exchange, Reason> {
-        match self.connector.new_stream(&*peer).await {
+        // Boxed: connecting is rare, and its many states would otherwise have room in every request.
+        match Box::pin(self.connector.new_stream(&*peer)).await {
             Ok(stream) => Ok(Exchange::http1(stream, endpoint, peer, false)),
             Err(error) => Err(unreachable(endpoint, &error)),
         }
@@ -165,11 +167,11 @@ impl Exchange {
         }
     }
 
-    /// Reads the head of the answer.
-    pub(super) async fn read_head(&mut self) -> Result<UpstreamHead, Broken> {
+    /// Reads the head of the answer, into a buffer of `room` bytes at first.
+    pub(super) async fn read_head(&mut self, room: usize) -> Result<UpstreamHead, Broken> {
         match &mut self.wire {
             Wire::Http1(http1) => {
-                let super::http1::Head { status, fields, length } = http1.read_head().await?;
+                let super::http1::Head { status, fields, length } = http1.read_head(room).await?;
                 Ok(UpstreamHead { status, fields, length })
             }
             Wire::Http2(stream) => {

@@ -109,10 +109,10 @@ impl Http1 {
         self.heard
     }
 
-    /// Reads the head of the final answer.
-    pub(super) async fn read_head(&mut self) -> Result<Head, Broken> {
+    /// Reads the head of the final answer, into a buffer of `room` bytes at first.
+    pub(super) async fn read_head(&mut self, room: usize) -> Result<Head, Broken> {
         let mut interim = 0;
-        self.buffer.reserve(4096);
+        self.buffer.reserve(room);
         loop {
             if let Some(head) = self.parse_head()? {
                 match head.status {
@@ -410,7 +410,7 @@ mod tests {
             let stream: Stream = Box::new(pingora::protocols::l4::stream::Stream::from(stream));
             let mut exchange = Http1::new(stream);
             exchange.send(b"GET / HTTP/1.1\r\n\r\n".to_vec(), &Bytes::new()).await?;
-            let head = exchange.read_head().await?;
+            let head = exchange.read_head(64).await?;
             let mut body = Vec::new();
             while let Some(part) = exchange.read_body().await? {
                 body.extend_from_slice(&part);

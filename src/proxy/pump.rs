@@ -15,7 +15,7 @@ use super::Gateway;
 use super::context::Context;
 use super::exchange::Exchange;
 use super::http1::Broken;
-use super::plan::{Forward, Repeat};
+use super::plan::{Exchange as Purpose, Forward, Repeat};
 use super::refusal::Refusal;
 use super::response_filter::UpstreamHead;
 use super::upstream_peer::Tried;
@@ -152,9 +152,14 @@ async fn ask(
         body_bytes: forward.body.len(),
     };
     let head = exchange.prepare(&outgoing).map_err(Interrupted::Broken)?;
+    let room = match forward.shape.exchange {
+        // The head of a stream stays in memory as long as the stream.
+        Purpose::Stream => 1024,
+        _ => 4096,
+    };
     let answer = async {
         let sent = exchange.send(head, &forward.body).await;
-        match exchange.read_head().await {
+        match exchange.read_head(room).await {
             Ok(head) => Ok(head),
             // A server may answer without reading all of a request, and close: its answer counts
             // more than our failure to write the rest.
