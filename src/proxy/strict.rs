@@ -189,7 +189,8 @@ mod tests {
 
     #[test]
     fn what_two_readers_could_read_differently_is_refused() {
-        let rows: &[(&[(&'static str, &[u8])], Result<(), Ambiguous>)] = &[
+        type Row = (&'static [(&'static str, &'static [u8])], Result<(), Ambiguous>);
+        let rows: &[Row] = &[
             (&[("host", b"a")], Ok(())),
             (&[("host", b"[::1]:80"), ("accept", b"a"), ("accept", b"b")], Ok(())),
             (&[("host", b"a"), ("connection", b"Keep-Alive, close")], Ok(())),
