@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 const HEADERS: u8 = 1;
-const DATA: u8 = 0;
+const BODY: u8 = 0;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
@@ -59,7 +59,7 @@ async fn send(stage: &Stage, fields: &[(String, String)], body: &[u8]) -> String
     let mut wire = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     wire.extend(frame(4, 0, 0, &[]));
     wire.extend(frame(HEADERS, END_HEADERS, 1, &literals(fields)));
-    wire.extend(frame(DATA, END_STREAM, 1, body));
+    wire.extend(frame(BODY, END_STREAM, 1, body));
     // A ping after it: its echo says that everything before was looked at.
     wire.extend(frame(6, 0, 0, b"the end!"));
     stream.write_all(&wire).await.ok();
@@ -161,7 +161,7 @@ async fn frames_that_are_none_end_their_connection_only() {
         ("half a preface", b"PRI * HTTP/2.0\r\n".to_vec()),
         ("a preface that turns", b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n".to_vec()),
         ("garbage", [preface.clone(), vec![0xff; 2000]].concat()),
-        ("data first", [preface.clone(), frame(DATA, END_STREAM, 1, b"x")].concat()),
+        ("data first", [preface.clone(), frame(BODY, END_STREAM, 1, b"x")].concat()),
         (
             "an even stream",
             [preface.clone(), frame(4, 0, 0, &[]), frame(HEADERS, 5, 2, &literals(&good(b"")))]
@@ -172,7 +172,7 @@ async fn frames_that_are_none_end_their_connection_only() {
             [preface.clone(), frame(4, 0, 0, &[]), frame(HEADERS, 5, 1, &[0xff, 0xff, 0xff, 0xff])]
                 .concat(),
         ),
-        ("a huge frame", [preface.clone(), vec![0xff, 0xff, 0xff, DATA, 0, 0, 0, 0, 1]].concat()),
+        ("a huge frame", [preface.clone(), vec![0xff, 0xff, 0xff, BODY, 0, 0, 0, 0, 1]].concat()),
         (
             "an endless head",
             [
@@ -216,7 +216,7 @@ async fn a_body_over_http2_that_never_ends_is_refused() {
     let mut wire = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     wire.extend(frame(4, 0, 0, &[]));
     wire.extend(frame(HEADERS, END_HEADERS, 1, &literals(&good(&body))));
-    wire.extend(frame(DATA, 0, 1, &body[..20]));
+    wire.extend(frame(BODY, 0, 1, &body[..20]));
     stream.write_all(&wire).await.expect("sent");
     let mut seen = Vec::new();
     let mut part = vec![0; 4096];
