@@ -256,14 +256,17 @@ impl Http1 {
         if chunked && length.is_some() {
             return Err(Broken::Framing("length and chunks"));
         }
+        let is_bodiless = status == 204 || status == 304;
         self.framing = match length {
-            _ if status == 204 || status == 304 => Framing::Done,
+            _ if is_bodiless => Framing::Done,
             Some(0) => Framing::Done,
             Some(length) => Framing::Length(length),
             None if chunked => Framing::Chunked(Chunked::Size),
             None => Framing::UntilClose,
         };
-        self.reusable = !close && self.framing != Framing::UntilClose;
+        // A body where none belongs would be read as the next caller's answer.
+        let may_follow = is_bodiless && (chunked || length.is_some_and(|length| length > 0));
+        self.reusable = !close && !may_follow && self.framing != Framing::UntilClose;
         Ok(if self.framing == Framing::Done { Some(0) } else { length })
     }
 
@@ -448,6 +451,8 @@ mod tests {
         check(&format!("{ok}connection: close\r\ncontent-length: 0\r\n\r\n"), Ok((200, "", false)))
             .await;
         check("HTTP/1.0 200 OK\r\ncontent-length: 1\r\n\r\nx", Ok((200, "x", false))).await;
+        check("HTTP/1.1 204 None\r\ncontent-length: 5\r\n\r\n", Ok((204, "", false))).await;
+        check("HTTP/1.1 304 Same\r\ncontent-length: 0\r\n\r\n", Ok((304, "", true))).await;
         check(
             "HTTP/1.1 103 Early\r\nlink: x\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n",
             Ok((204, "", true)),

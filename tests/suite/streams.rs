@@ -202,6 +202,13 @@ async fn a_legacy_stream_without_its_listener_is_closed() {
     drop(client);
     assert!(stage.upstream.left(1).await);
     stage.gateway.metrics_with("toolgate_streams_open 0").await;
+    let mut http2 = Http2::connect(stage.gateway.address).await;
+    let mut stream = http2.begin(&Message::stream(&session)).await.expect("a head");
+    stream.part().await.expect("a part");
+    drop(stream);
+    assert!(stage.upstream.left(2).await, "over HTTP/2");
+    let metrics = stage.gateway.metrics_with("toolgate_streams_open 0").await;
+    assert!(metrics.contains(r#"toolgate_requests_in_flight{route="/mcp"} 0"#), "{metrics}");
 }
 
 #[tokio::test]

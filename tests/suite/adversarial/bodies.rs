@@ -244,3 +244,26 @@ async fn a_body_where_none_belongs_is_no_second_request() {
         }
     }
 }
+
+#[tokio::test]
+async fn the_limit_is_exact() {
+    let upstream = Upstream::mcp("one").await;
+    let sections = upstream.sections().replace("6MiB", "1KiB");
+    let stage = Stage { gateway: Gateway::start(&sections).await, upstream };
+    let sized = |size: usize| {
+        let mut message = Message::call(7, "echo");
+        message.body.resize(size, b' ');
+        message
+    };
+    let mut http2 = Http2::connect(stage.gateway.address).await;
+    for (size, status) in [(1023, 200), (1024, 200), (1025, 413), (2048, 413)] {
+        let message = sized(size);
+        let mut client = stage.connect().await;
+        client.send(&message.chunked(100)).await;
+        assert_eq!(client.answer().await.status, status, "{size} in chunks");
+        assert_eq!(stage.ask(&message).await.status, status, "{size}");
+        let answer = http2.ask(&message).await.expect("an answer");
+        assert_eq!(answer.status, status, "{size} over HTTP/2");
+        assert_eq!(stage.upstream.take().len(), if status == 200 { 3 } else { 0 });
+    }
+}

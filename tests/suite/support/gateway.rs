@@ -108,11 +108,6 @@ impl Gateway {
         fs::read_to_string(self.folder.path().join("stderr")).unwrap_or_default()
     }
 
-    /// The process's folder.
-    pub(crate) fn folder(&self) -> &Path {
-        self.folder.path()
-    }
-
     /// A line of /proc/PID/status in KiB, such as `VmRSS` and `VmHWM`.
     pub(crate) fn memory_kib(&self, line: &str) -> u64 {
         let path = format!("/proc/{}/status", self.child.id());
