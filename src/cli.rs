@@ -79,7 +79,7 @@ fn check(path: &Path) -> ExitCode {
     match load(path).and_then(|settings| serve::check(&settings).map(|()| settings)) {
         Ok(settings) => {
             let (servers, routes) = (settings.servers.len(), settings.routes.len());
-            println!("{} is good: {servers} servers, {routes} routes", path.display());
+            println!("{} is good (servers: {servers}, routes: {routes})", path.display());
             ExitCode::SUCCESS
         }
         Err(problems) => bad_configuration(&problems),

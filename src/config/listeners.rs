@@ -62,7 +62,7 @@ pub struct ListenerLimits {
     pub head_bytes_max: usize,
     /// From the first byte of a request to the end of its head.
     pub head_timeout: Duration,
-    /// The longest wait for the next bytes of a request body.
+    /// The time a whole request body may take, and the longest wait for a client to take its answer.
     pub body_timeout: Duration,
     /// How long an idle keep-alive connection stays open.
     pub idle_timeout: Duration,
@@ -96,7 +96,7 @@ shape! {
         optional allowed_hosts: Vec<Field<HostEntry>>,
         /// Web origins that may call, any port unless one is given; on loopback by default the loopback origins, else none.
         optional allowed_origins: Vec<Field<OriginEntry>>,
-        /// Networks whose X-Forwarded-For, Forwarded and X-Forwarded-Proto are believed; none by default.
+        /// Networks whose X-Forwarded-For is believed; none by default.
         optional trusted_proxies: Vec<Field<Network>>,
         /// Whether each connection begins with a PROXY protocol header: off or v2.
         optional proxy_protocol: ProxyProtocol,
@@ -122,7 +122,7 @@ shape! {
         optional head_bytes_max: Bytes,
         /// From the first byte of a request to the end of its head.
         optional head_timeout: Duration,
-        /// The longest wait for the next bytes of a request body.
+        /// The time a whole request body may take, and the longest wait for a client to take its answer.
         optional body_timeout: Duration,
         /// How long an idle keep-alive connection stays open.
         optional idle_timeout: Duration,

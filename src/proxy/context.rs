@@ -115,3 +115,12 @@ impl Record {
         })
     }
 }
+
+/// What joins the log lines of a session: the start of its id, which is random and opens nothing.
+pub(super) fn short_digest(token: &str) -> [u8; 4] {
+    let mut short = [0; 4];
+    for (byte, from) in short.iter_mut().zip(token.bytes()) {
+        *byte = from;
+    }
+    short
+}

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use pingora_proxy::Session;
 
 use super::Gateway;
-use super::context::Context;
+use super::context::{Context, short_digest};
 use super::exchange::Exchange;
 use super::http1::Arrived;
 use super::plan::{Exchange as Purpose, Forward};
@@ -183,7 +183,7 @@ impl Gateway {
 
     fn seal(
         &self,
-        ctx: &Context,
+        ctx: &mut Context,
         upstream_id: Vec<u8>,
         revision: Option<Revision>,
     ) -> Result<String, Reason> {
@@ -198,7 +198,9 @@ impl Gateway {
         let state = SessionState { endpoint: endpoint.id(), revision, upstream_id };
         let sealed = ctx.snapshot.seal.seal(binding, &state, SystemTime::now());
         // Only an id of unheard-of length leaves no room for itself in ours.
-        sealed.ok_or(Reason::EndpointBroken)
+        let sealed = sealed.ok_or(Reason::EndpointBroken)?;
+        ctx.record.session = Some(short_digest(&sealed));
+        Ok(sealed)
     }
 
     /// Waits for the next part of the body.

@@ -54,8 +54,8 @@ struct Http {
 
 /// What came of waiting for a request.
 enum Waited {
-    /// A whole head, and what came with it.
-    Head(BytesMut),
+    /// A whole head with what has come of its body, and what has come of the next request.
+    Head(BytesMut, BytesMut),
     /// The client left, or did nothing for too long.
     Gone,
     /// The head is refused.
@@ -90,14 +90,16 @@ impl Edge {
     }
 
     /// Serves HTTP/1 requests until the connection ends. `head` is what was read of the first.
-    async fn serve_http1(&self, mut stream: Stream, mut head: BytesMut, shutdown: &ShutdownWatch) {
+    async fn serve_http1(&self, mut stream: Stream, first: BytesMut, shutdown: &ShutdownWatch) {
         let mut left = self.limits.requests_per_connection_max;
+        let mut begun = first;
         loop {
-            let head = match self.wait(&mut stream, std::mem::take(&mut head)).await {
-                Waited::Head(head) => head,
+            let (head, next) = match self.wait(&mut stream, begun).await {
+                Waited::Head(head, next) => (head, next),
                 Waited::Gone => return,
                 Waited::Refused(refusal) => return self.refuse(stream, &refusal).await,
             };
+            begun = next;
             left = left.saturating_sub(1);
             let mut session = ServerSession::new_http1(stream);
             session.set_keepalive(Some(self.limits.idle_timeout.as_secs()));
@@ -146,7 +148,7 @@ impl Edge {
         }
         let mut scan = HeadScan::default();
         match scan.scan(&head) {
-            Scanned::Complete => return Waited::Head(head),
+            Scanned::Complete => return whole(head, &scan),
             Scanned::Partial => {}
             Scanned::Refused(fault) => return Waited::Refused(refusal(fault)),
         }
@@ -173,7 +175,7 @@ impl Edge {
                 Ok(_) => {}
             }
             match scan.scan(&head) {
-                Scanned::Complete => return Waited::Head(head),
+                Scanned::Complete => return whole(head, &scan),
                 Scanned::Partial => {}
                 Scanned::Refused(fault) => return Waited::Refused(refusal(fault)),
             }
@@ -292,6 +294,15 @@ async fn read_first(stream: &mut Stream) -> Option<BytesMut> {
         Ok(0) | Err(_) => None,
         Ok(_) => Some(first),
     }
+}
+
+/// Parts a message from what a client has already sent of the next (RFC 9112 section 9.3.2).
+fn whole(mut head: BytesMut, scan: &HeadScan) -> Waited {
+    let next = match scan.message_bytes() {
+        Some(length) if length < head.len() => head.split_off(length),
+        _ => BytesMut::new(),
+    };
+    Waited::Head(head, next)
 }
 
 fn refusal(fault: Fault) -> Refusal {

@@ -16,7 +16,7 @@ pub(super) struct HeadScan {
     lines: usize,
     is_http10: bool,
     hosts: usize,
-    has_length: bool,
+    length: Option<usize>,
     has_coding: bool,
 }
 
@@ -52,7 +52,7 @@ impl HeadScan {
             self.lines += 1;
             let checked = match (self.lines, line) {
                 (1, line) => self.request_line(line),
-                (_, []) if self.has_length && self.has_coding => Err("length and chunks"),
+                (_, []) if self.length.is_some() && self.has_coding => Err("length and chunks"),
                 (_, []) if self.is_http10 && self.has_coding => Err("chunks in HTTP/1.0"),
                 (_, []) => return Scanned::Complete,
                 (_, line) => self.field(line),
@@ -65,6 +65,14 @@ impl HeadScan {
             }
         }
         Scanned::Partial
+    }
+
+    /// How long the whole message is, once its head is complete; unknown for a body in chunks.
+    pub(super) fn message_bytes(&self) -> Option<usize> {
+        match self.has_coding {
+            true => None,
+            false => self.at.checked_add(self.length.unwrap_or(0)),
+        }
     }
 
     fn request_line(&mut self, line: &[u8]) -> Result<(), &'static str> {
@@ -112,10 +120,11 @@ impl HeadScan {
             let plain = value.iter().all(u8::is_ascii_digit)
                 && (1..=15).contains(&value.len())
                 && (value.len() == 1 || value[0] != b'0');
-            if !plain || self.has_length {
+            let length = std::str::from_utf8(value).ok().and_then(|value| value.parse().ok());
+            if !plain || self.length.is_some() || length.is_none() {
                 return Err("bad content length");
             }
-            self.has_length = true;
+            self.length = length;
         } else if name.eq_ignore_ascii_case(b"transfer-encoding") {
             if self.has_coding || !value.eq_ignore_ascii_case(b"chunked") {
                 return Err("bad transfer coding");

@@ -8,6 +8,7 @@
 
 use std::time::{Duration, Instant};
 
+use pingora::ErrorType;
 use pingora::time::timeout;
 use pingora_proxy::Session;
 
@@ -192,6 +193,18 @@ pub(super) async fn while_client_waits<T>(
     tokio::select! {
         biased; // What the server has already said comes before the client's leaving.
         done = work => done,
-        _ = session.as_mut().read_body_or_idle(true) => Err(Interrupted::ClientGone),
+        () = client_leaves(session) => Err(Interrupted::ClientGone),
+    }
+}
+
+/// Ends when the client is gone. One that sends its next request early is not: it gets its answer,
+/// and sends that request again on another connection, because this one has lost a byte of it.
+async fn client_leaves(session: &mut Session) {
+    let downstream = session.as_mut();
+    if let Err(error) = downstream.read_body_or_idle(true).await
+        && *error.etype() == ErrorType::ConnectError
+    {
+        downstream.set_keepalive(None);
+        std::future::pending().await
     }
 }

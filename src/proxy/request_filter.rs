@@ -10,7 +10,7 @@ use pingora_proxy::Session;
 
 use super::Gateway;
 use super::answer::METHODS;
-use super::context::Context;
+use super::context::{Context, short_digest};
 use super::plan::{Exchange, Forward, Key, Placement, Plan, Repeat, Shape};
 use super::refusal::{Refusal, TokenSent};
 use super::strict::Ambiguous;
@@ -273,7 +273,6 @@ fn open(
     let opened = ctx.snapshot.seal.open(binding, token.as_bytes(), SystemTime::now());
     let state = opened.ok_or(Reason::SessionUnknown)?;
     let endpoint = route.target.by_id(state.endpoint).ok_or(Reason::SessionUnknown)?;
-    // The start of the nonce: random, the same in every line of the session, and no secret.
     ctx.record.session = Some(short_digest(token));
     match (state.revision, version) {
         (Some(agreed), Some(version)) if agreed.as_str() != version => {
@@ -281,14 +280,6 @@ fn open(
         }
         _ => Ok((Arc::clone(endpoint), state)),
     }
-}
-
-fn short_digest(token: &str) -> [u8; 4] {
-    let mut short = [0; 4];
-    for (byte, from) in short.iter_mut().zip(token.bytes()) {
-        *byte = from;
-    }
-    short
 }
 
 /// What has no session goes where its key leads.

@@ -11,9 +11,12 @@ use prometheus::{
 };
 
 use super::Reason;
+use crate::mcp::well_known;
 
 /// The label value that stands for every name beyond the cap, and for names no server confirmed.
 const OTHER: &str = "other";
+/// Methods that are told apart: those of the specification and a few of extensions.
+const METHODS_MAX: usize = 100;
 /// More series than this and new ones count as [`OTHER`], whatever the caps on names allow.
 const SERIES_MAX: usize = 10_000;
 /// Bounds of durations in seconds, those of the OpenTelemetry MCP conventions with finer low ones.
@@ -284,9 +287,11 @@ impl Metrics {
                 OTHER
             }
         };
-        // A caller is proven before it is counted; a method and a tool are only what a client said.
+        // A caller is proven before it is counted; a tool is only what a client said, and so is a
+        // method outside the specification.
         let caller = admit(&mut names.callers, labels.caller, self.callers_max, true);
-        let method = admit(&mut names.methods, labels.method, 100, confirmed);
+        let specified = well_known(labels.method).is_some();
+        let method = admit(&mut names.methods, labels.method, METHODS_MAX, confirmed || specified);
         let tool = admit(&mut names.tools, labels.tool, self.tools_max, confirmed);
         Labels { method, caller, tool, ..labels }
     }
@@ -420,7 +425,7 @@ mod tests {
         metrics.count(echo, Outcome::ServerError, 0.1, false);
         assert!(!metrics.is_known(echo));
         assert!(text(&metrics).contains(
-            r#"method="other",outcome="server_error",route="/mcp",server="files",tool="other"} 1"#
+            r#"method="tools/call",outcome="server_error",route="/mcp",server="files",tool="other"} 1"#
         ));
         metrics.count(echo, Outcome::Ok, 0.1, true);
         metrics.count(echo, Outcome::Failed, 0.1, false);
