@@ -7,7 +7,7 @@ use http::header::{
     CONTENT_TYPE, ORIGIN, VARY,
 };
 use pingora::http::ResponseHeader;
-use pingora_proxy::Session;
+use pingora::protocols::http::ServerSession;
 
 use super::context::Context;
 use super::refusal::Refusal;
@@ -25,7 +25,7 @@ const DRAIN_BYTES_MAX: usize = 64 * 1024;
 
 /// Sends a refusal. An answer that has begun stays as it is.
 pub(super) async fn refuse(
-    session: &mut Session,
+    session: &mut ServerSession,
     ctx: &mut Context,
     refusal: &Refusal,
 ) -> pingora::Result<()> {
@@ -54,14 +54,17 @@ pub(super) async fn refuse(
     dress(&mut head, session, ctx)?;
     ctx.record.bytes_out = body.len() as u64;
     let is_head = session.req_header().method == http::Method::HEAD;
-    let downstream = session.as_mut();
+    let downstream = session;
     downstream.write_response_header(Box::new(head)).await?;
     let body = if is_head { Bytes::new() } else { Bytes::from(body) };
     downstream.write_response_body(body, true).await
 }
 
 /// Answers a preflight (Fetch standard, "CORS-preflight request").
-pub(super) async fn preflight(session: &mut Session, ctx: &mut Context) -> pingora::Result<()> {
+pub(super) async fn preflight(
+    session: &mut ServerSession,
+    ctx: &mut Context,
+) -> pingora::Result<()> {
     let mut head = ResponseHeader::build_no_case(204, Some(8))?;
     head.insert_header(ALLOW, METHODS)?;
     if ctx.record.origin_allowed {
@@ -72,14 +75,14 @@ pub(super) async fn preflight(session: &mut Session, ctx: &mut Context) -> pingo
     dress(&mut head, session, ctx)?;
     ctx.record.status = 204;
     ctx.record.outcome = Some(Outcome::Ok);
-    session.as_mut().write_response_header(Box::new(head)).await?;
-    session.as_mut().write_response_body(Bytes::new(), true).await
+    session.write_response_header(Box::new(head)).await?;
+    session.write_response_body(Bytes::new(), true).await
 }
 
 /// Adds what every answer carries: the request id, and for browsers the CORS fields.
 pub(super) fn dress(
     head: &mut ResponseHeader,
-    session: &Session,
+    session: &ServerSession,
     ctx: &Context,
 ) -> pingora::Result<()> {
     head.insert_header("x-request-id", ctx.request_id.as_slice())?;
@@ -110,7 +113,7 @@ pub(super) fn raw(refusal: &Refusal) -> Vec<u8> {
 }
 
 /// What the browser asked to send, if the list is only of fields that MCP has; `Mcp-Param-*` is open.
-fn requested_fields(session: &Session) -> String {
+fn requested_fields(session: &ServerSession) -> String {
     let mut fields = REQUEST_FIELDS.to_owned();
     let asked = session.get_header_bytes("access-control-request-headers");
     for name in asked.split(|byte| *byte == b',').map(|name| name.trim_ascii()) {
@@ -130,8 +133,8 @@ fn requested_fields(session: &Session) -> String {
 
 /// Reads what is left of a small body, so that the client reads our answer and not a reset, and its
 /// connection serves the next request. A request whose framing is in doubt ends its connection.
-async fn drain(session: &mut Session, reason: Reason) {
-    let downstream = session.as_mut();
+async fn drain(session: &mut ServerSession, reason: Reason) {
+    let downstream = session;
     let small = match downstream.get_header(CONTENT_LENGTH) {
         Some(length) => {
             let length = length.to_str().ok().and_then(|length| length.parse::<usize>().ok());

@@ -33,6 +33,8 @@ enum Stage {
     Planned(Box<Plan>),
     /// The plan was taken.
     Driving,
+    /// The request went on elsewhere; what is left of it here says nothing.
+    HandedOver,
 }
 
 /// What the log and the metrics say at the end. It only grows.
@@ -76,6 +78,18 @@ impl Context {
         std::str::from_utf8(&self.request_id).unwrap_or_default()
     }
 
+    /// The request's state, for whoever goes on with it.
+    pub(super) fn hand_over(&mut self) -> Self {
+        let mut left = Self::new(Arc::clone(&self.snapshot), self.request_id);
+        left.stage = Stage::HandedOver;
+        std::mem::replace(self, left)
+    }
+
+    /// Whether the request went on elsewhere.
+    pub(super) fn is_handed_over(&self) -> bool {
+        matches!(self.stage, Stage::HandedOver)
+    }
+
     /// Hands the plan to the phases that carry it out.
     pub(super) fn plan(&mut self, plan: Plan) {
         self.stage = Stage::Planned(Box::new(plan));
@@ -85,7 +99,7 @@ impl Context {
     pub(super) fn planned(&mut self) -> Result<Box<Plan>, BError> {
         match std::mem::replace(&mut self.stage, Stage::Driving) {
             Stage::Planned(plan) => Ok(plan),
-            Stage::Deciding | Stage::Driving => {
+            Stage::Deciding | Stage::Driving | Stage::HandedOver => {
                 Error::e_explain(ErrorType::InternalError, "a phase ran without its plan")
             }
         }

@@ -3,7 +3,7 @@
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
-use pingora_proxy::Session;
+use pingora::protocols::http::ServerSession;
 
 use super::Gateway;
 use super::context::{Context, short_digest};
@@ -36,7 +36,7 @@ impl Gateway {
     /// Gives the client the answer that has begun.
     pub(super) async fn deliver(
         &self,
-        session: &mut Session,
+        session: &mut ServerSession,
         ctx: &mut Context,
         forward: &Forward,
         begun: Begun,
@@ -68,7 +68,7 @@ impl Gateway {
         let watch = BodyWatch::new(&head, self.look(ctx));
         let body = Body { held, exchange, is_stream: is_stream(&head, forward), watch };
         let written = match response_filter(&head, sealed, session, ctx) {
-            Ok(answer) => session.as_mut().write_response_header(answer).await,
+            Ok(answer) => session.write_response_header(answer).await,
             Err(error) => Err(error),
         };
         drop(head);
@@ -84,7 +84,7 @@ impl Gateway {
     /// Gives the client the body, beginning with what is held of it.
     async fn pass_on(
         &self,
-        session: &mut Session,
+        session: &mut ServerSession,
         ctx: &mut Context,
         forward: &Forward,
         body: Body,
@@ -116,7 +116,7 @@ impl Gateway {
             watch.saw(&part);
             ctx.record.bytes_out += part.len() as u64;
             let began = Instant::now();
-            let written = session.as_mut().write_response_body(part, false).await;
+            let written = session.write_response_body(part, false).await;
             ctx.record.waited += began.elapsed();
             if let Err(error) = written {
                 tracing::debug!(%error, "client left during its answer");
@@ -124,7 +124,7 @@ impl Gateway {
             }
         }
         ctx.record.answered_without_error = watch.answered_without_error();
-        match session.as_mut().write_response_body(Bytes::new(), true).await {
+        match session.write_response_body(Bytes::new(), true).await {
             Ok(()) => End::Complete,
             Err(_) => End::Cut,
         }
@@ -146,7 +146,7 @@ impl Gateway {
     /// it is left in `held`.
     async fn open_session(
         &self,
-        session: &mut Session,
+        session: &mut ServerSession,
         ctx: &mut Context,
         forward: &Forward,
         exchange: &mut Exchange,
@@ -206,7 +206,7 @@ impl Gateway {
     /// Waits for the next part of the body.
     async fn read_part(
         &self,
-        session: &mut Session,
+        session: &mut ServerSession,
         ctx: &mut Context,
         forward: &Forward,
         exchange: &mut Exchange,
@@ -246,7 +246,7 @@ impl Gateway {
     /// The server's side failed in the middle of an answer.
     async fn interrupted(
         &self,
-        session: &mut Session,
+        session: &mut ServerSession,
         ctx: &mut Context,
         forward: &Forward,
         watch: &BodyWatch,
@@ -279,7 +279,7 @@ impl Gateway {
             .write(&mut last);
             last.extend_from_slice(b"\n\n");
         }
-        match session.as_mut().write_response_body(Bytes::from(last), true).await {
+        match session.write_response_body(Bytes::from(last), true).await {
             Ok(()) => End::Complete,
             Err(_) => End::Cut,
         }

@@ -24,6 +24,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::answer;
 use super::head::{Fault, HeadScan, Scanned};
+use super::parked::{Parked, with_place};
 use super::proxy_protocol::ProxyProtocol;
 use super::refusal::Refusal;
 use super::{Gateway, Shared};
@@ -38,7 +39,7 @@ const HEAD_BYTES: usize = 2048;
 /// One listener's connections.
 pub struct Edge {
     http: Arc<Http>,
-    shared: Arc<Shared>,
+    gateway: Gateway,
     connections_max: usize,
     limits: ListenerLimits,
     /// On a listener without TLS; with TLS, Pingora calls it before the handshake.
@@ -71,8 +72,8 @@ impl Edge {
         connections_max: usize,
         conf: &Arc<ServerConf>,
     ) -> Self {
-        let gateway = Gateway::new(Arc::clone(&shared), listener);
-        let mut proxy = HttpProxy::new(gateway, Arc::clone(conf));
+        let gateway = || Gateway::new(Arc::clone(&shared), listener);
+        let mut proxy = HttpProxy::new(gateway(), Arc::clone(conf));
         proxy.handle_init_modules();
         let mut options = HttpServerOptions::default();
         options.h2c = true;
@@ -81,7 +82,7 @@ impl Edge {
         let speaks = settings.proxy_protocol == config::ProxyProtocol::V2;
         Self {
             http: Arc::new(Http { proxy: Arc::new(proxy), options, limits: limits.clone() }),
-            shared,
+            gateway: gateway(),
             connections_max,
             limits,
             proxy_protocol: (speaks && settings.tls.is_none())
@@ -108,11 +109,27 @@ impl Edge {
             let is_last = left == 0 || *shutdown.borrow();
             session.set_keepalive_reuses_remaining(is_last.then_some(0));
             session.set_pipelined_prefix(head);
-            match self.http.proxy.process_new_http(session, shutdown).await {
-                Some(reused) => stream = reused.consume().0,
+            let request = self.http.proxy.process_new_http(session, shutdown);
+            let reused = match with_place(request).await {
+                (_, Some(parked)) => Box::pin(self.drive_parked(*parked)).await,
+                (reused, None) => reused.map(|reused| reused.consume().0),
+            };
+            match reused {
+                Some(reused) => stream = reused,
                 None => return,
             }
         }
+    }
+
+    /// Drives a stream that has left Pingora's request; returns the connection if it can be used.
+    async fn drive_parked(&self, parked: Parked) -> Option<Stream> {
+        let Parked { mut downstream, mut ctx, forward, permit } = parked;
+        let driven = self.gateway.drive(&mut downstream, &mut ctx, &forward).await;
+        self.gateway.log(downstream.req_header(), &ctx);
+        drop(permit);
+        driven.ok()?;
+        let reusable = downstream.finish().await.ok().flatten()?;
+        Some(reusable.into_parts().0)
     }
 
     /// Serves an HTTP/2 connection without TLS, whose preface has begun to arrive.
@@ -184,7 +201,7 @@ impl Edge {
 
     /// Answers what never became a request, and ends the connection.
     async fn refuse(&self, mut stream: Stream, refusal: &Refusal) {
-        self.shared.metrics.refused(refusal.reason);
+        self.gateway.metrics.refused(refusal.reason);
         tracing::debug!(reason = refusal.reason.as_str(), message = %refusal.message, "refused");
         let bytes = answer::raw(refusal);
         let answer = async {
@@ -210,7 +227,7 @@ impl ServerApp for Edge {
         mut stream: Stream,
         shutdown: &ShutdownWatch,
     ) -> Option<Stream> {
-        let open = Open::count(self.shared.metrics.connections.clone());
+        let open = Open::count(self.gateway.metrics.connections.clone());
         if let Some(protocol) = &self.proxy_protocol {
             match timeout(self.limits.head_timeout, protocol.accept(&mut *stream)).await {
                 Ok(Ok(())) => {}

@@ -1,6 +1,6 @@
 //! The end of every request, however it ended: metrics, and one line.
 
-use pingora_proxy::Session;
+use pingora::http::RequestHeader;
 
 use super::Gateway;
 use super::context::Context;
@@ -9,7 +9,7 @@ use crate::upstream::Endpoint;
 
 impl Gateway {
     /// Counts and logs the request.
-    pub(super) fn log(&self, session: &Session, ctx: &Context) {
+    pub(super) fn log(&self, head: &RequestHeader, ctx: &Context) {
         let record = &ctx.record;
         let duration = ctx.started.elapsed();
         let overhead = duration.saturating_sub(record.waited);
@@ -28,7 +28,6 @@ impl Gateway {
             self.metrics.count(labels, outcome, duration.as_secs_f64(), confirmed);
         }
         let Some(log) = &self.request_log else { return };
-        let head = session.req_header();
         log.write(&Line {
             id: ctx.request_id(),
             verb: head.method.as_str(),

@@ -12,6 +12,7 @@ mod hosts;
 mod http1;
 mod idle;
 mod logging;
+mod parked;
 mod plan;
 mod proxy_protocol;
 mod proxy_upstream_filter;
@@ -149,7 +150,7 @@ impl ProxyHttp for Gateway {
                 ctx.plan(plan);
                 Ok(false)
             }
-            Err(refusal) => answer::refuse(session, ctx, &refusal).await.map(|()| true),
+            Err(refusal) => answer::refuse(session.as_mut(), ctx, &refusal).await.map(|()| true),
         }
     }
 
@@ -183,7 +184,7 @@ impl ProxyHttp for Gateway {
         if !dead {
             tracing::error!(%error, "request failed");
             let refusal = Refusal::from(Reason::Internal);
-            if let Err(error) = answer::refuse(session, ctx, &refusal).await {
+            if let Err(error) = answer::refuse(session.as_mut(), ctx, &refusal).await {
                 tracing::debug!(%error, "client left before its refusal");
             }
         }
@@ -191,7 +192,9 @@ impl ProxyHttp for Gateway {
     }
 
     async fn logging(&self, session: &mut Session, _error: Option<&Error>, ctx: &mut Context) {
-        self.log(session, ctx);
+        if !ctx.is_handed_over() {
+            self.log(session.req_header(), ctx);
+        }
     }
 
     fn suppress_error_log(&self, _session: &Session, _ctx: &Context, _error: &Error) -> bool {

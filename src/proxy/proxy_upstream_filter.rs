@@ -1,11 +1,13 @@
 //! Carries out the plan. Pingora's own pipeline is not entered: see `pump.rs`.
 
+use pingora::protocols::http::ServerSession;
 use pingora::{Error, ErrorType};
 use pingora_proxy::Session;
 
 use super::Gateway;
 use super::answer;
 use super::context::Context;
+use super::parked;
 use super::plan::{Exchange, Forward, Plan};
 use super::pump::End;
 use super::refusal::Refusal;
@@ -20,24 +22,40 @@ impl Gateway {
     ) -> pingora::Result<()> {
         let plan = ctx.planned()?;
         match *plan {
-            Plan::Preflight => answer::preflight(session, ctx).await,
+            Plan::Preflight => answer::preflight(session.as_mut(), ctx).await,
             Plan::Forward(forward) => {
-                let _permit = match self.stream_permit(ctx, &forward) {
+                let permit = match self.stream_permit(ctx, &forward) {
                     Ok(permit) => permit,
-                    Err(refusal) => return self.refuse(session, ctx, &forward, refusal).await,
+                    Err(refusal) => {
+                        return self.refuse(session.as_mut(), ctx, &forward, refusal).await;
+                    }
                 };
-                match self.pump(session, ctx, &forward).await {
-                    End::Complete => Ok(()),
-                    End::Refused(refusal) => self.refuse(session, ctx, &forward, refusal).await,
-                    End::Cut => Error::e_explain(ErrorType::ConnectionClosed, "answer cut short"),
+                if forward.shape.exchange == Exchange::Stream && parked::is_possible() {
+                    parked::park(session, ctx, forward, permit);
+                    return Error::e_explain(ErrorType::ConnectionClosed, "goes on elsewhere");
                 }
+                self.drive(session.as_mut(), ctx, &forward).await
             }
+        }
+    }
+
+    /// Carries a request to its end, whoever holds it.
+    pub(super) async fn drive(
+        &self,
+        session: &mut ServerSession,
+        ctx: &mut Context,
+        forward: &Forward,
+    ) -> pingora::Result<()> {
+        match self.pump(session, ctx, forward).await {
+            End::Complete => Ok(()),
+            End::Refused(refusal) => self.refuse(session, ctx, forward, refusal).await,
+            End::Cut => Error::e_explain(ErrorType::ConnectionClosed, "answer cut short"),
         }
     }
 
     async fn refuse(
         &self,
-        session: &mut Session,
+        session: &mut ServerSession,
         ctx: &mut Context,
         forward: &Forward,
         refusal: Refusal,
@@ -64,7 +82,7 @@ impl Gateway {
 }
 
 /// One open stream, counted until it is dropped.
-struct StreamPermit {
+pub(super) struct StreamPermit {
     gauge: prometheus::IntGauge,
     open: i64,
 }

@@ -9,8 +9,8 @@
 use std::time::{Duration, Instant};
 
 use pingora::ErrorType;
+use pingora::protocols::http::ServerSession;
 use pingora::time::timeout;
-use pingora_proxy::Session;
 
 use super::Gateway;
 use super::context::Context;
@@ -66,7 +66,7 @@ impl Gateway {
     /// Carries out `forward`, to its end.
     pub(super) async fn pump(
         &self,
-        session: &mut Session,
+        session: &mut ServerSession,
         ctx: &mut Context,
         forward: &Forward,
     ) -> End {
@@ -83,7 +83,7 @@ impl Gateway {
     /// Connects, sends, and waits for the head of the answer. `Err(None)`: the client left.
     async fn begin(
         &self,
-        session: &mut Session,
+        session: &mut ServerSession,
         ctx: &mut Context,
         forward: &Forward,
     ) -> Result<Begun, Option<Reason>> {
@@ -136,7 +136,7 @@ impl Gateway {
 
 /// Sends the request and waits for the head of its answer.
 async fn ask(
-    session: &mut Session,
+    session: &mut ServerSession,
     ctx: &mut Context,
     forward: &Forward,
     exchange: &mut Exchange,
@@ -176,7 +176,7 @@ async fn ask(
 
 /// Waits for `work`, at most `limit`, and no longer than the client does where that matters.
 pub(super) async fn while_client_waits<T>(
-    session: &mut Session,
+    session: &mut ServerSession,
     forward: &Forward,
     limit: Duration,
     work: impl Future<Output = Result<T, Broken>>,
@@ -199,8 +199,8 @@ pub(super) async fn while_client_waits<T>(
 
 /// Ends when the client is gone. One that sends its next request early is not: it gets its answer,
 /// and sends that request again on another connection, because this one has lost a byte of it.
-async fn client_leaves(session: &mut Session) {
-    let downstream = session.as_mut();
+async fn client_leaves(session: &mut ServerSession) {
+    let downstream = session;
     if let Err(error) = downstream.read_body_or_idle(true).await
         && *error.etype() == ErrorType::ConnectError
     {

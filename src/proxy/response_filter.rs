@@ -3,7 +3,7 @@
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Version};
 use pingora::http::ResponseHeader;
-use pingora_proxy::Session;
+use pingora::protocols::http::ServerSession;
 
 use super::answer::dress;
 use super::context::Context;
@@ -41,7 +41,7 @@ impl UpstreamHead {
 pub(super) fn response_filter(
     head: &UpstreamHead,
     sealed: Option<String>,
-    session: &Session,
+    session: &ServerSession,
     ctx: &Context,
 ) -> pingora::Result<Box<ResponseHeader>> {
     let mut answer = ResponseHeader::build_no_case(head.status, Some(head.fields.len() + 6))?;
