@@ -44,10 +44,11 @@
 //!                           open | anywhere      the endpoint of its session, or where its hash
 //!                                                key or the load leads                       404 400
 //!                           -> Plan::Forward | Plan::Preflight
-//! proxy_upstream_filter   carries the plan out, by
+//! proxy_upstream_filter   carries the plan out, by (a stream over HTTP/1 first leaves Pingora's request,
+//!                         `parked`, and is driven by the loop of its connection in `edge`)
 //!   pump                    connects, sends, waits for the head of the answer        502 503 504
 //!     upstream_peer           the endpoint; another one while nothing was sent
-//!     exchange, http1         the connection to it, over either version of HTTP
+//!     exchange, http1, idle   the connection to it, over either version of HTTP, new or kept
 //!     upstream_request_filter the client's head, less its credentials, with the server's session id
 //!   deliver                 passes the answer on, part by part
 //!     response_filter         the head as the client sees it, with the session id sealed
