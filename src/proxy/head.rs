@@ -43,6 +43,11 @@ pub(super) enum Fault {
 impl HeadScan {
     /// Goes on where it stopped; `bytes` are all bytes of the head so far.
     pub(super) fn scan(&mut self, bytes: &[u8]) -> Scanned {
+        // What cannot become a method is not waited for: the rest of a body that was longer than
+        // its head said, or a TLS handshake on a plain port.
+        if self.lines == 0 && bytes.first().is_some_and(|first| !first.is_ascii_uppercase()) {
+            return Scanned::Refused(Fault::Malformed("bad method"));
+        }
         while let Some(length) = memchr::memchr(b'\n', &bytes[self.at..]) {
             let line = &bytes[self.at..self.at + length];
             let Some(line) = line.strip_suffix(b"\r") else {
@@ -175,7 +180,8 @@ mod tests {
             ("POST / HTTP/1.1\r\nhost: a\n\r\n", "line without CR"),
             ("POST  / HTTP/1.1\r\n\r\n", "request line is not three parts"),
             ("POST / HTTP/1.1 \r\n\r\n", "request line is not three parts"),
-            ("\r\nPOST / HTTP/1.1\r\n\r\n", "request line is not three parts"),
+            ("\r\nPOST / HTTP/1.1\r\n\r\n", "bad method"),
+            ("onrpc\":\"2.0\"}", "bad method"),
             ("post / HTTP/1.1\r\n\r\n", "bad method"),
             ("POST http://a/ HTTP/1.1\r\n\r\n", "bad target"),
             ("OPTIONS * HTTP/1.1\r\n\r\n", "bad target"),
