@@ -1,8 +1,7 @@
 //! Idle connections to servers, each ready for the next request.
 //!
 //! Pingora's pool starts a task for every connection it is given back and asks the kernel who the
-//! peer is when it hands one out; for a short call that is a tenth of all work. Here a connection is
-//! pushed on a stack and popped from it. What the server closed meanwhile is seen when it is popped.
+//! peer is when it hands one out. Here a connection is pushed on a stack and popped from it. What the server closed meanwhile is seen when it is popped.
 
 use std::cell::Cell;
 use std::collections::HashMap;
