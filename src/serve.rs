@@ -76,7 +76,9 @@ pub fn run(
 ) -> Result<(), Failure> {
     check(settings).map_err(Failure::Settings)?;
     let addresses = settings.listeners.iter().map(|listener| listener.address);
-    for address in addresses.chain(settings.health).chain(settings.admin) {
+    for address in
+        addresses.chain(settings.health).chain(settings.admin.as_ref().map(|admin| admin.listen))
+    {
         // Pingora binds later, in a thread where a failure would be a panic that nobody sees.
         TcpListener::bind(address).map_err(|error| Failure::Listen { address, error })?;
     }
@@ -147,8 +149,8 @@ fn services(
             edge,
         )));
     }
-    for (address, guard) in [(settings.health, Guard::None), (settings.admin, Guard::LoopbackHost)]
-    {
+    let admin = settings.admin.as_ref().map(|admin| admin.listen);
+    for (address, guard) in [(settings.health, Guard::None), (admin, Guard::LoopbackHost)] {
         if let Some(address) = address {
             let probes = Probes::new(Arc::clone(shared.metrics()), draining.clone(), guard);
             let server = HttpServer::new_app(probes);

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::links::note_duplicates;
 use super::listeners::Listener;
 use super::reading::{Fault, Reading};
-use super::scalars::{choice_schema, parse_choice};
+use super::scalars::{Digest, choice_schema, parse_choice};
 use super::shape::{At, Field, Scalar, Shape, shape};
 use super::tree::{Kind, Node, compose, hide};
 
@@ -158,32 +158,6 @@ impl Scalar for Scope {
     }
 }
 
-/// A SHA-256 digest.
-#[derive(Debug, Clone)]
-pub(super) struct Digest([u8; 32]);
-
-impl Scalar for Digest {
-    const NAME: &'static str = "a digest";
-
-    fn parse(text: &str) -> Result<Self, Fault> {
-        let digit =
-            |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-        let bytes = text.as_bytes().chunks(2).map(|pair| match pair {
-            [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
-            _ => None,
-        });
-        let digest = bytes.collect::<Option<Vec<u8>>>().and_then(|bytes| bytes.try_into().ok());
-        digest.map(Self).ok_or_else(|| {
-            let hint = "this is the digest, not the key: printf %s KEY | sha256sum";
-            Fault::new("a SHA-256 digest has 64 hexadecimal digits", hint)
-        })
-    }
-
-    fn schema() -> Value {
-        json!({ "type": "string", "pattern": r"^([0-9a-fA-F]{64}|.*\$\{.*)$" })
-    }
-}
-
 const ANONYMOUS: &[(&str, Anonymous)] = &[("allow", Anonymous::Allow), ("deny", Anonymous::Deny)];
 
 impl Scalar for Anonymous {
@@ -239,9 +213,7 @@ pub(super) fn check(
 
 fn check_api_keys(texts: Vec<ApiKeyText>, reading: &mut Reading<'_>) -> Vec<ApiKey> {
     let given = texts.iter().filter_map(|text| text.sha256.as_given());
-    let digests: Vec<_> = given
-        .map(|digest| (digest.place, digest.value.0.map(|byte| format!("{byte:02x}")).concat()))
-        .collect();
+    let digests: Vec<_> = given.map(|digest| (digest.place, digest.value.to_string())).collect();
     let digests = digests.iter().map(|(place, digest)| (*place, digest.as_str()));
     note_duplicates(digests, "this API key is already defined", reading);
     texts.into_iter().filter_map(ApiKeyText::check).collect()

@@ -240,23 +240,11 @@ impl ListenerText {
 impl TlsText {
     fn check(self, place: Place, reading: &mut Reading<'_>) -> Option<Tls> {
         let Self { certificate, key } = self;
-        let certificate = existing_file(certificate, reading);
-        let key = existing_file(key, reading);
+        let mut existing = |file: At<PathBuf>| reading.existing_file(file.place, &file.value);
+        let certificate = certificate.given().map(&mut existing);
+        let key = key.given().map(existing);
         Some(Tls { certificate: certificate?, key: key?, place })
     }
-}
-
-fn existing_file(field: Field<PathBuf>, reading: &mut Reading<'_>) -> Option<PathBuf> {
-    let At { place, head: _, value } = field.given()?;
-    let path = reading.resolve(place, &value);
-    if !path.is_file() {
-        reading.problem(
-            place,
-            format!("there is no file {}", path.display()),
-            "paths are relative to the file that names them",
-        );
-    }
-    Some(path)
 }
 
 impl LimitsText {

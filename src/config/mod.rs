@@ -16,6 +16,10 @@ mod admin;
 mod cpu_quota;
 mod runtime;
 mod sessions;
+mod endpoints;
+mod discovery;
+mod balance;
+mod resilience;
 mod servers;
 mod routes;
 mod identity;
@@ -29,16 +33,22 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+pub use admin::{Admin, Role, Token};
+pub use balance::{Balance, HashKey, OnEndpointLoss};
+pub use discovery::{Discovery, endpoints_file};
+pub use endpoints::Endpoint;
 pub use identity::{Anonymous, ApiKey, Identity};
 pub use listeners::{Listener, ListenerLimits, ProxyProtocol, Tls};
 pub use place::{Place, Sources};
 pub use problem::{Problem, Problems};
+pub use resilience::{Breaker, Ejection, Health, Probe, Retries};
 pub use routes::Route;
 pub use runtime::Runtime;
 pub use secret::Secret;
-pub use servers::{Balance, Endpoint, HashKey, Protocol, Scheme, Server, Timeouts};
-pub use sessions::Sessions;
+pub use servers::{Protocol, Server, Timeouts};
+pub use sessions::{Reap, Sessions};
 pub use telemetry::{RequestLog, Telemetry};
+pub use url::Scheme;
 
 use reading::Reading;
 use root::RootText;
@@ -51,13 +61,13 @@ pub struct Settings {
     pub listeners: Vec<Listener>,
     /// The address of the listener for probes and metrics.
     pub health: Option<SocketAddr>,
-    /// The address of the operator's listener; always loopback in this version.
-    pub admin: Option<SocketAddr>,
+    /// The operator's listener.
+    pub admin: Option<Admin>,
     /// What the process may use.
     pub runtime: Runtime,
     /// Where the gateway keeps what must outlive the process.
     pub state_dir: PathBuf,
-    /// How MCP sessions are sealed.
+    /// How MCP sessions are sealed, and when they end.
     pub sessions: Sessions,
     /// The MCP servers, in the order of the files; at least one.
     pub servers: Vec<Server>,

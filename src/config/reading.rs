@@ -73,6 +73,19 @@ impl<'e> Reading<'e> {
     pub(super) fn resolve(&self, named_at: Place, path: &Path) -> PathBuf {
         self.texts.directory(named_at.source()).join(path)
     }
+
+    /// The same for a file that must be there, though it is read later.
+    pub(super) fn existing_file(&mut self, named_at: Place, path: &Path) -> PathBuf {
+        let path = self.resolve(named_at, path);
+        if !path.is_file() {
+            self.problem(
+                named_at,
+                format!("there is no file {}", path.display()),
+                "paths are relative to the file that names them",
+            );
+        }
+        path
+    }
 }
 
 /// Reads a file that must be text and must not be larger than the limit; the error is a reason to show.

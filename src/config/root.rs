@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::Settings;
-use super::admin::{AdminText, HealthText};
+use super::admin::{AdminText, HealthListenerText, Registration};
 use super::identity::{self, IdentityText, IncludedIdentityText};
 use super::include::{self, IncludedText};
 use super::links::{Completeness, ServerNames};
@@ -34,14 +34,14 @@ shape! {
         /// The addresses where clients connect.
         optional listeners: Vec<Field<ListenerText>>,
         /// The listener for probes and metrics.
-        optional health: HealthText,
+        optional health: HealthListenerText,
         /// The listener for operators.
         optional admin: AdminText,
         /// What the process may use.
         optional runtime: RuntimeText,
         /// Where the gateway keeps what must outlive the process; relative to the working directory.
         optional state_dir: PathBuf,
-        /// How MCP sessions are sealed.
+        /// How MCP sessions are sealed, and when they end.
         optional sessions: SessionsText,
         /// The MCP servers by name.
         optional servers: Entries<ServerText>,
@@ -110,9 +110,11 @@ impl RootText {
         } = self;
         let start = Place::start(source);
         let listeners = check_listeners(start, listen, listeners, reading);
-        let health = health.value().and_then(HealthText::check);
+        let health = health.value().and_then(HealthListenerText::check);
+        let registration = Registration::new(&admin);
         let admin = admin.value().and_then(|admin| admin.check(reading));
-        note_shared_addresses(&listeners, health.as_ref(), admin.as_ref(), reading);
+        let others = [health.as_ref(), admin.as_ref().map(|(listen, _)| listen)];
+        note_shared_addresses(&listeners, others, reading);
 
         let included = include::read_all(path, include, reading);
         let all = Merged::new(servers, routes, included);
@@ -134,13 +136,13 @@ impl RootText {
                 );
             }
         }
-        let servers = servers::check(all.servers, reading);
+        let servers = servers::check(all.servers, &registration, reading);
         let routes = routes::check(all.routes, &names, reading);
         Some(Settings {
             identity: identity::check(identity.value(), all.identities, &listeners, reading),
             listeners,
             health: health.map(|health| health.value),
-            admin: admin.map(|admin| admin.value),
+            admin: admin.map(|(_, admin)| admin),
             runtime: runtime.value().map_or_else(Runtime::default, RuntimeText::check),
             state_dir: state_dir.or(PathBuf::from(STATE_DIR)),
             sessions: sessions
@@ -232,11 +234,10 @@ fn check_listeners(
 /// Two sockets cannot share an address, and an address of all interfaces takes its port everywhere.
 fn note_shared_addresses(
     listeners: &[Listener],
-    health: Option<&At<SocketAddr>>,
-    admin: Option<&At<SocketAddr>>,
+    others: [Option<&At<SocketAddr>>; 2],
     reading: &mut Reading<'_>,
 ) {
-    let others = health.into_iter().chain(admin).map(|at| (at.place, at.value));
+    let others = others.into_iter().flatten().map(|at| (at.place, at.value));
     let mut addresses: Vec<(Place, SocketAddr)> =
         listeners.iter().map(|listener| (listener.place, listener.address)).chain(others).collect();
     addresses.sort();

@@ -1,6 +1,8 @@
 //! Values written as text: durations, sizes, counts, paths, addresses and words.
 
+use std::fmt;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use super::shape::Scalar;
 
 /// A year: longer waits are a mistake, and stay far from where clocks overflow.
 const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+const DURATION_HINT: &str = "write a whole number and a unit: 500ms, 30s, 10m, 24h";
 /// A longer name makes metrics and logs unreadable.
 const NAME_CHARS_MAX: usize = 64;
 
@@ -23,6 +26,28 @@ pub(super) struct Bytes(pub(super) usize);
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Count(pub(super) u32);
 
+/// How many of something, or none.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CountOrZero(pub(super) u32);
+
+/// A part of a whole, from 0 to 1.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fraction(pub(super) f64);
+
+/// A duration, of which none switches something off.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct DurationOrZero(pub(super) Duration);
+
+/// A SHA-256 digest.
+#[derive(Debug, Clone)]
+pub(super) struct Digest(pub(super) [u8; 32]);
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
 impl Count {
     pub(super) fn size(self) -> usize {
         self.0 as usize
@@ -33,24 +58,38 @@ impl Scalar for Duration {
     const NAME: &'static str = "a duration";
 
     fn parse(text: &str) -> Result<Self, Fault> {
-        const HINT: &str = "write a whole number and a unit: 500ms, 30s, 10m, 24h";
+        match DurationOrZero::parse(text)? {
+            DurationOrZero(Self::ZERO) => {
+                Err(Fault::new("a duration must be longer than nothing", DURATION_HINT))
+            }
+            DurationOrZero(duration) => Ok(duration),
+        }
+    }
+
+    fn schema() -> Value {
+        <DurationOrZero as Scalar>::schema()
+    }
+}
+
+impl Scalar for DurationOrZero {
+    const NAME: &'static str = "a duration";
+
+    fn parse(text: &str) -> Result<Self, Fault> {
         let (number, unit) = number_and_unit(text);
         let millis_per_unit = match unit {
             "ms" => 1,
             "s" => 1000,
             "m" => 60 * 1000,
             "h" => 60 * 60 * 1000,
-            _ => return Err(Fault::new("this is not a duration", HINT)),
+            _ => return Err(Fault::new("this is not a duration", DURATION_HINT)),
         };
-        let number: u64 = number.parse().map_err(|_| Fault::new("this is not a duration", HINT))?;
-        let duration = Self::from_millis(number.saturating_mul(millis_per_unit));
-        match duration {
-            Self::ZERO => Err(Fault::new("a duration must be longer than nothing", HINT)),
-            _ if duration > DURATION_MAX => {
-                Err(Fault::new("a duration of more than a year is not allowed", HINT))
-            }
-            _ => Ok(duration),
+        let number: u64 =
+            number.parse().map_err(|_| Fault::new("this is not a duration", DURATION_HINT))?;
+        let duration = Duration::from_millis(number.saturating_mul(millis_per_unit));
+        if duration > DURATION_MAX {
+            return Err(Fault::new("a duration of more than a year is not allowed", DURATION_HINT));
         }
+        Ok(Self(duration))
     }
 
     fn schema() -> Value {
@@ -101,7 +140,37 @@ impl Scalar for Count {
     }
 
     fn schema() -> Value {
-        number_schema(u32::MAX)
+        number_schema(1..=u32::MAX)
+    }
+}
+
+impl Scalar for CountOrZero {
+    const NAME: &'static str = "a number";
+
+    fn parse(text: &str) -> Result<Self, Fault> {
+        let hint = || format!("write a whole number from 0 to {}", u32::MAX);
+        text.parse().map(Self).map_err(|_| Fault::new("this is not a number", hint()))
+    }
+
+    fn schema() -> Value {
+        number_schema(0..=u32::MAX)
+    }
+}
+
+impl Scalar for Fraction {
+    const NAME: &'static str = "a fraction";
+
+    fn parse(text: &str) -> Result<Self, Fault> {
+        match text.parse() {
+            Ok(fraction @ 0.0..=1.0) => Ok(Self(fraction)),
+            _ => {
+                Err(Fault::new("this is not a fraction", "write a number from 0 to 1, such as 0.5"))
+            }
+        }
+    }
+
+    fn schema() -> Value {
+        json!({ "anyOf": [{ "type": "number", "minimum": 0, "maximum": 1 }, reference_schema()] })
     }
 }
 
@@ -141,6 +210,28 @@ impl Scalar for SocketAddr {
     }
 }
 
+impl Scalar for Digest {
+    const NAME: &'static str = "a digest";
+
+    fn parse(text: &str) -> Result<Self, Fault> {
+        let digit =
+            |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+        let bytes = text.as_bytes().chunks(2).map(|pair| match pair {
+            [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
+            _ => None,
+        });
+        let digest = bytes.collect::<Option<Vec<u8>>>().and_then(|bytes| bytes.try_into().ok());
+        digest.map(Self).ok_or_else(|| {
+            let hint = "this is the digest, not the key: printf %s KEY | sha256sum";
+            Fault::new("a SHA-256 digest has 64 hexadecimal digits", hint)
+        })
+    }
+
+    fn schema() -> Value {
+        json!({ "type": "string", "pattern": r"^([0-9a-fA-F]{64}|.*\$\{.*)$" })
+    }
+}
+
 /// Whether the text is a name that other settings, metrics and patterns can refer to.
 pub(super) fn check_name(text: &str) -> Result<(), Fault> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);
@@ -152,9 +243,14 @@ pub(super) fn check_name(text: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-/// The schema of a number from 1, which may come from the environment.
-pub(super) fn number_schema(max: u32) -> Value {
-    json!({ "anyOf": [{ "type": "integer", "minimum": 1, "maximum": max }, { "type": "string", "pattern": r"\$\{" }] })
+/// The schema of a whole number, which may come from the environment.
+pub(super) fn number_schema(range: RangeInclusive<u32>) -> Value {
+    let (min, max) = range.into_inner();
+    json!({ "anyOf": [{ "type": "integer", "minimum": min, "maximum": max }, reference_schema()] })
+}
+
+fn reference_schema() -> Value {
+    json!({ "type": "string", "pattern": r"\$\{" })
 }
 
 /// Reads one of a few words.

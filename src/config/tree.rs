@@ -116,7 +116,7 @@ fn hide_secrets(node: &Node, reading: &mut Reading<'_>) {
             for (key, value) in entries {
                 match key.text.as_str() {
                     "keys" | "sha256" => hide(value, reading),
-                    "api_keys" => hide_key_texts(value, reading),
+                    "api_keys" | "tokens" => hide_key_texts(value, reading),
                     _ => hide_secrets(value, reading),
                 }
             }

@@ -3,8 +3,36 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use super::reading::Fault;
-use super::servers::Scheme;
 use super::shape::Scalar;
+
+/// Plain or TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// Plain HTTP.
+    Http,
+    /// HTTP over TLS.
+    Https,
+}
+
+impl Scheme {
+    /// The word in front of `://`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+        }
+    }
+
+    /// The port of URLs that name none.
+    #[must_use]
+    pub fn default_port(self) -> u16 {
+        match self {
+            Self::Http => 80,
+            Self::Https => 443,
+        }
+    }
+}
 
 /// An absolute `http` or `https` URL without user information and fragment.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -36,7 +36,9 @@ impl Pool {
         let endpoints: Vec<_> = server.endpoints.iter().map(endpoint).collect();
         let (chooser, hash_key) = match &server.balance {
             Balance::ConsistentHash { key } => (Chooser::ring(&endpoints), key.clone()),
-            Balance::LeastRequest => (Chooser::LeastRequest, HashKey::Session),
+            Balance::LeastRequest | Balance::RoundRobin => {
+                (Chooser::LeastRequest, HashKey::Session)
+            }
         };
         Self {
             name: server.name.clone(),
