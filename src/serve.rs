@@ -23,7 +23,7 @@ use crate::config::{self, Problem, Problems, Settings};
 use crate::proxy::{Edge, ProxyProtocol, Shared};
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Format, Metrics, RequestLog};
-use crate::upstream;
+use crate::upstream::{self, Fleet};
 
 /// How long a connection waits for more to send: enough for a small answer with its head.
 const WRITE_BUFFER_BYTES: usize = 1460;
@@ -106,7 +106,8 @@ pub fn run(
 fn share(settings: &Settings) -> io::Result<Shared> {
     let telemetry = &settings.telemetry;
     let metrics = Arc::new(Metrics::new(telemetry.callers_max, telemetry.tools_max));
-    let snapshot = Snapshot::new(settings, &metrics)?;
+    let fleet = Fleet::new();
+    let snapshot = Snapshot::new(settings, &fleet, &metrics)?;
     let format = match telemetry.requests {
         config::RequestLog::Json => Some(Format::Json),
         config::RequestLog::Text => Some(Format::Text),
@@ -118,7 +119,7 @@ fn share(settings: &Settings) -> io::Result<Shared> {
     let idle = settings.runtime.upstream_idle_connections;
     // Every listener has workers of its own.
     let workers = settings.runtime.threads * settings.listeners.len();
-    Ok(Shared::new(snapshot, metrics, request_log, idle, workers))
+    Ok(Shared::new(snapshot, fleet, metrics, request_log, idle, workers))
 }
 
 fn server_conf(settings: &Settings) -> ServerConf {

@@ -8,7 +8,7 @@ use crate::identity::Identity;
 use crate::routes::Routes;
 use crate::sessions::{KeyFile, Seal, generated_key};
 use crate::telemetry::Metrics;
-use crate::upstream::{self, Pool};
+use crate::upstream::{self, Fleet, Pool, now_ms};
 
 /// One configuration, ready to serve.
 pub struct Snapshot {
@@ -29,9 +29,8 @@ pub struct Snapshot {
 impl Snapshot {
     /// Builds everything a request needs. Fails only where the machine does: the settings are
     /// checked already.
-    pub fn new(settings: &Settings, metrics: &Metrics) -> io::Result<Self> {
-        let pools: Vec<_> =
-            settings.servers.iter().map(|server| Arc::new(Pool::new(server))).collect();
+    pub fn new(settings: &Settings, fleet: &Fleet, metrics: &Metrics) -> io::Result<Self> {
+        let pools = fleet.prepare(&settings.servers, now_ms());
         upstream::resolve_now(&pools);
         Ok(Self {
             routes: Routes::new(&settings.routes, &pools, metrics),

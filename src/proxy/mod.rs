@@ -40,6 +40,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Metrics, Reason, RequestLog};
+use crate::upstream::{Fleet, now_ms};
 use context::Context;
 use exchange::Connections;
 use refusal::Refusal;
@@ -47,6 +48,7 @@ use refusal::Refusal;
 /// What all listeners share.
 pub struct Shared {
     snapshot: ArcSwap<Snapshot>,
+    fleet: Fleet,
     metrics: Arc<Metrics>,
     request_log: Option<RequestLog>,
     connections: Connections,
@@ -63,13 +65,16 @@ impl Shared {
     /// Everything that outlives a request.
     pub fn new(
         snapshot: Snapshot,
+        fleet: Fleet,
         metrics: Arc<Metrics>,
         request_log: Option<RequestLog>,
         upstream_idle_connections: usize,
         workers: usize,
     ) -> Self {
+        fleet.install(&snapshot.pools, now_ms());
         Self {
             snapshot: ArcSwap::from_pointee(snapshot),
+            fleet,
             metrics,
             request_log,
             connections: Connections::new(upstream_idle_connections, workers),
@@ -80,6 +85,17 @@ impl Shared {
     /// The configuration in force.
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.snapshot.load_full()
+    }
+
+    /// Lets a new configuration take effect: requests that have begun keep the one they began with.
+    pub fn install(&self, snapshot: Snapshot) {
+        self.fleet.install(&snapshot.pools, now_ms());
+        self.snapshot.store(Arc::new(snapshot));
+    }
+
+    /// Every server and its endpoints.
+    pub fn fleet(&self) -> &Fleet {
+        &self.fleet
     }
 
     /// The metrics of the process.

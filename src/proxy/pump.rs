@@ -95,7 +95,7 @@ impl Gateway {
                 self.metrics.upstream_failed(forward.pool.name(), endpoint.url(), reason);
             };
             ctx.record.endpoint = Some(endpoint.clone());
-            let in_flight = endpoint.enter();
+            let in_flight = endpoint.enter_stream();
             let opened = match avoid_idle {
                 false => self.connections.open(&endpoint).await,
                 true => self.connections.open_fresh(&endpoint).await,

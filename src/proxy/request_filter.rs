@@ -278,7 +278,7 @@ fn open(
         (Some(agreed), Some(version)) if agreed.as_str() != version => {
             Err(Reason::SessionRevision.into())
         }
-        _ => Ok((Arc::clone(endpoint), state)),
+        _ => Ok((endpoint, state)),
     }
 }
 

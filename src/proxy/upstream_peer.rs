@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::plan::{Forward, Placement};
 use crate::telemetry::Reason;
-use crate::upstream::Endpoint;
+use crate::upstream::{Endpoint, Load, Wanted, now_ms};
 
 /// How many endpoints a request is offered to before the client is told.
 const ATTEMPTS_MAX: usize = 3;
@@ -25,8 +25,15 @@ impl Tried {
                 Err(Reason::EndpointUnreachable)
             }
             Placement::Any { key, random } => {
-                match forward.pool.choose(key.as_bytes(), *random, &self.unreachable) {
-                    Some(endpoint) => Ok(Arc::clone(endpoint)),
+                let wanted = Wanted {
+                    key: key.as_bytes(),
+                    random: *random,
+                    tried: &self.unreachable,
+                    load: Load::Calls,
+                    now_ms: now_ms(),
+                };
+                match forward.pool.choose(&wanted) {
+                    Some(endpoint) => Ok(endpoint),
                     None if self.unreachable.is_empty() => Err(Reason::EndpointNone),
                     None => Err(Reason::EndpointUnreachable),
                 }

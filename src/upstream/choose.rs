@@ -1,25 +1,64 @@
-//! Chooses an endpoint: by a consistent hash over the ring, or the less busy of two at random.
+//! Chooses an endpoint: along the Ketama ring, in turn, or the less busy of two at random.
+//!
+//! The ring and the turn are `pingora-load-balancing`'s. Ours are the bound (no endpoint takes more
+//! than [`LOAD_FACTOR`] times its share), the choice of two, and the slow start.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
+use std::time::Duration;
 
 use pingora_load_balancing::Backend;
 use pingora_load_balancing::selection::consistent::KetamaHashing;
-use pingora_load_balancing::selection::{BackendIter as _, BackendSelection as _};
+use pingora_load_balancing::selection::{
+    BackendIter as _, BackendSelection as _, RoundRobin, weighted::Weighted,
+};
 
 use super::Endpoint;
+
+/// No endpoint holds more than this times its share of what is placed by a hash.
+const LOAD_FACTOR: f64 = 1.25;
+/// Calls that an endpoint takes whatever the bound says: equal keys should meet on one endpoint
+/// while there is little to do.
+const CALLS_FREE: usize = 8;
+/// Ketama gives a ring this many points for each endpoint, shared out by weight.
+const POINTS_PER_ENDPOINT: usize = 160;
 
 /// How a pool spreads what is not tied to an endpoint.
 pub enum Chooser {
     /// The Ketama ring: equal keys meet on one endpoint, a lost endpoint moves only its own keys.
     Ring(Arc<KetamaHashing>),
+    /// Each in turn, as often as its weight says.
+    Turn(Arc<Weighted<RoundRobinTurn>>),
     /// The less busy of two endpoints picked at random.
     LeastRequest,
 }
 
-/// Ketama gives a ring this many points for each endpoint, shared out by weight.
-const POINTS_PER_ENDPOINT: usize = 160;
+type RoundRobinTurn = pingora_load_balancing::selection::algorithms::RoundRobin;
+
+/// What is to be placed.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// What is hashed where the pool hashes.
+    pub key: &'a [u8],
+    /// Decides where no key does.
+    pub random: u64,
+    /// Endpoints that were tried in vain.
+    pub tried: &'a [u64],
+    /// What an endpoint's load is.
+    pub load: Load,
+    /// The time.
+    pub now_ms: u64,
+}
+
+/// What is placed, and so what counts as load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Load {
+    /// A session, which stays.
+    Sessions,
+    /// A call, which ends soon.
+    Calls,
+}
 
 /// An endpoint's place in the pool, carried by its point on the ring.
 #[derive(Clone, Copy)]
@@ -28,140 +67,134 @@ struct Place(usize);
 impl Chooser {
     /// Builds the ring over the pool's endpoints.
     pub fn ring(endpoints: &[Arc<Endpoint>]) -> Self {
-        let backends: BTreeSet<Backend> = endpoints
-            .iter()
-            .enumerate()
-            .map(|(at, endpoint)| {
-                let mut ext = pingora_load_balancing::Extensions::new();
-                ext.insert(Place(at));
-                Backend { addr: ring_address(endpoint), weight: endpoint.weight() as usize, ext }
-            })
-            .collect();
-        Self::Ring(Arc::new(KetamaHashing::build(&backends)))
+        Self::Ring(Arc::new(KetamaHashing::build(&backends(endpoints))))
     }
 
-    /// The endpoint for `key` that `usable` accepts; `random` decides where no key does.
+    /// Begins to take turns.
+    pub fn turn(endpoints: &[Arc<Endpoint>]) -> Self {
+        Self::Turn(Arc::new(RoundRobin::build(&backends(endpoints))))
+    }
+
+    /// The endpoint for `wanted` among those that are `usable`.
     pub fn choose<'p>(
         &self,
         endpoints: &'p [Arc<Endpoint>],
-        key: &[u8],
-        random: u64,
+        wanted: &Wanted<'_>,
+        slow_start: Duration,
         usable: impl Fn(&Endpoint) -> bool,
     ) -> Option<&'p Arc<Endpoint>> {
+        let is_warm = |endpoint: &Endpoint| {
+            let warmth = endpoint.standing().warmth(wanted.now_ms, slow_start);
+            // The same key decides the same way until the endpoint is warmer.
+            warmth >= 1.0 || fraction(wanted, endpoint) < warmth
+        };
         match self {
             Self::Ring(ring) => {
-                let mut points = ring.iter(key);
+                let bound = Bound::new(endpoints, wanted.load, &usable);
+                let mut first_usable = None;
+                let mut points = ring.iter(wanted.key);
                 // The iterator goes round for ever; once round has seen every point.
                 for _ in 0..POINTS_PER_ENDPOINT * endpoints.len() {
                     let place = points.next()?.ext.get::<Place>()?;
                     let endpoint = endpoints.get(place.0)?;
-                    if usable(endpoint) {
+                    if !usable(endpoint) {
+                        continue;
+                    }
+                    if bound.admits(endpoint) && is_warm(endpoint) {
                         return Some(endpoint);
                     }
+                    first_usable.get_or_insert(endpoint);
                 }
                 // A small weight beside large ones rounds to no point at all.
-                endpoints.iter().find(|endpoint| usable(endpoint))
+                first_usable.or_else(|| endpoints.iter().find(|endpoint| usable(endpoint)))
+            }
+            Self::Turn(turn) => {
+                let mut turns = turn.iter(wanted.key);
+                let mut first_usable = None;
+                for _ in 0..2 * endpoints.len() {
+                    let place = turns.next()?.ext.get::<Place>()?;
+                    let endpoint = endpoints.get(place.0)?;
+                    if usable(endpoint) && is_warm(endpoint) {
+                        return Some(endpoint);
+                    }
+                    if usable(endpoint) {
+                        first_usable.get_or_insert(endpoint);
+                    }
+                }
+                first_usable.or_else(|| endpoints.iter().find(|endpoint| usable(endpoint)))
             }
             Self::LeastRequest => {
                 let usable: Vec<&Arc<Endpoint>> =
                     endpoints.iter().filter(|endpoint| usable(endpoint)).collect();
                 let count = usable.len() as u64;
-                let first = *usable.get((random % count.max(1)) as usize)?;
-                let second = *usable.get(((random >> 32) % count.max(1)) as usize)?;
-                Some(if second.in_flight() < first.in_flight() { second } else { first })
+                let first = *usable.get((wanted.random % count.max(1)) as usize)?;
+                let second = *usable.get(((wanted.random >> 32) % count.max(1)) as usize)?;
+                let (first_load, second_load) = (load(first, wanted.load), load(second, wanted.load));
+                let weighed = |load: usize, other: &Endpoint| load * other.weight() as usize;
+                let less = weighed(second_load, first) < weighed(first_load, second);
+                let (chosen, other) = if less { (second, first) } else { (first, second) };
+                Some(if is_warm(chosen) { chosen } else { other })
             }
         }
     }
 }
 
-/// A point's name on the ring. Ketama hashes socket addresses, but an endpoint's identity is its
-/// URL: with an address made of the URL's digest, a name that resolves anew moves nothing.
-fn ring_address(endpoint: &Endpoint) -> pingora::protocols::l4::socket::SocketAddr {
-    let id = u128::from(endpoint.id());
-    let address = IpAddr::V6(Ipv6Addr::from_bits(id << 64 | id));
-    pingora::protocols::l4::socket::SocketAddr::Inet((address, 1).into())
+/// How much each endpoint may hold: its share of what there is with the new one, and a quarter more.
+struct Bound {
+    per_weight: f64,
+    load: Load,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::{Chooser, Endpoint};
-    use crate::config;
-    use std::collections::HashMap;
-    use std::sync::Arc;
-
-    fn endpoints(count: usize, weight_of_first: u32) -> Vec<Arc<Endpoint>> {
-        let yaml = (0..count)
-            .map(|number| {
-                let weight = if number == 0 { weight_of_first } else { 1 };
-                format!("{{ url: http://10.0.0.{}:80/mcp, weight: {weight} }}", number + 1)
-            })
-            .collect::<Vec<_>>()
-            .join(", ");
-        let yaml = format!(
-            "listen: 127.0.0.1:1\nservers: {{ s: {{ endpoints: [{yaml}] }} }}\nroutes: [{{ path: /mcp, server: s }}]"
-        );
-        let settings = config::parse(&yaml, "test", &|_| None).expect("settings");
-        let server = &settings.servers[0];
-        let endpoint =
-            |endpoint| Arc::new(Endpoint::new(endpoint, server.protocol, &server.timeouts));
-        server.endpoints.iter().map(endpoint).collect()
-    }
-
-    fn place(
-        chooser: &Chooser,
-        endpoints: &[Arc<Endpoint>],
-        without: Option<u64>,
-    ) -> HashMap<usize, u64> {
-        (0..10_000)
-            .map(|key: usize| {
-                let chosen = chooser
-                    .choose(endpoints, &key.to_le_bytes(), 0, |endpoint| {
-                        Some(endpoint.id()) != without
-                    })
-                    .expect("an endpoint");
-                (key, chosen.id())
-            })
-            .collect()
-    }
-
-    #[test]
-    fn the_ring_spreads_by_weight_and_moves_only_what_it_must() {
-        let endpoints = endpoints(4, 2);
-        let ring = Chooser::ring(&endpoints);
-        let placed = place(&ring, &endpoints, None);
-        let share = |id| placed.values().filter(|placed| **placed == id).count();
-        let (heavy, light) = (share(endpoints[0].id()), share(endpoints[1].id()));
-        assert!(heavy > 3_000 && heavy < 5_000, "{heavy}");
-        assert!(light > 1_300 && light < 2_700, "{light}");
-        let lost = endpoints[2].id();
-        let after = place(&ring, &endpoints, Some(lost));
-        for (key, before) in &placed {
-            assert!(*before == lost || after[key] == *before, "a key moved without need");
+impl Bound {
+    fn new(endpoints: &[Arc<Endpoint>], of: Load, usable: &impl Fn(&Endpoint) -> bool) -> Self {
+        let (mut total, mut weights) = (1, 0);
+        for endpoint in endpoints.iter().filter(|endpoint| usable(endpoint)) {
+            total += load(endpoint, of);
+            weights += endpoint.weight();
         }
-        assert!(ring.choose(&endpoints, b"key", 0, |_| false).is_none());
+        Self { per_weight: LOAD_FACTOR * total as f64 / f64::from(weights.max(1)), load: of }
     }
 
-    #[test]
-    fn the_last_usable_endpoint_is_found_whatever_its_weight() {
-        let endpoints = endpoints(2, 256);
-        let ring = Chooser::ring(&endpoints);
-        let light = endpoints[1].id();
-        let found = ring.choose(&endpoints, b"key", 0, |endpoint| endpoint.id() == light);
-        assert_eq!(found.map(|endpoint| endpoint.id()), Some(light));
+    fn admits(&self, endpoint: &Endpoint) -> bool {
+        let holds = load(endpoint, self.load);
+        (self.load == Load::Calls && holds < CALLS_FREE)
+            || (holds + 1) as f64 <= (self.per_weight * f64::from(endpoint.weight())).max(1.0)
     }
+}
 
-    #[test]
-    fn least_request_takes_the_less_busy_of_two() {
-        let endpoints = endpoints(2, 1);
-        let busy = endpoints[0].enter();
-        let first_then_second = 1 << 32;
-        let chosen = |random| {
-            Chooser::LeastRequest.choose(&endpoints, b"", random, |_| true).map(|found| found.id())
-        };
-        assert_eq!(chosen(first_then_second), Some(endpoints[1].id()));
-        assert_eq!(chosen(0), Some(endpoints[0].id()), "both picks may be the same one");
-        drop(busy);
-        assert_eq!(chosen(first_then_second), Some(endpoints[0].id()));
-        assert!(Chooser::LeastRequest.choose(&[], b"", 7, |_| true).is_none());
+fn load(endpoint: &Endpoint, of: Load) -> usize {
+    match of {
+        Load::Sessions => endpoint.standing().sessions(),
+        Load::Calls => endpoint.in_flight(),
     }
+}
+
+/// A number from 0 to 1 that follows from the key and the endpoint.
+fn fraction(wanted: &Wanted<'_>, endpoint: &Endpoint) -> f64 {
+    let seed = endpoint.id() ^ 0x9e37_79b9_7f4a_7c15;
+    let mut hash = wanted.key.iter().fold(seed, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    hash ^= hash >> 32;
+    hash = hash.wrapping_mul(0xd6e8_feb8_6659_fd93);
+    hash ^= hash >> 32;
+    (hash >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+/// The endpoints as `pingora-load-balancing` knows them.
+fn backends(endpoints: &[Arc<Endpoint>]) -> BTreeSet<Backend> {
+    let backend = |(at, endpoint): (usize, &Arc<Endpoint>)| {
+        let mut ext = pingora_load_balancing::Extensions::new();
+        ext.insert(Place(at));
+        Backend { addr: ring_address(endpoint.id()), weight: endpoint.weight() as usize, ext }
+    };
+    endpoints.iter().enumerate().map(backend).collect()
+}
+
+/// A point on the ring. Ketama hashes socket addresses, but an endpoint's identity is its URL: with
+/// an address made of the URL's digest, a name that resolves anew moves nothing.
+pub(super) fn ring_address(id: u64) -> pingora::protocols::l4::socket::SocketAddr {
+    let id = u128::from(id);
+    let address = IpAddr::V6(Ipv6Addr::from_bits(id << 64 | id));
+    pingora::protocols::l4::socket::SocketAddr::Inet((address, 1).into())
 }

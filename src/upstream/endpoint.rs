@@ -1,8 +1,7 @@
-//! One address of a server: what a request to it needs, and how many are under way.
+//! One address of a server: what a request to it needs, and how it stands.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -10,6 +9,7 @@ use pingora::protocols::l4::ext::TcpKeepalive;
 use pingora::upstreams::peer::HttpPeer;
 use ring::digest::{SHA256, digest};
 
+use super::standing::Standing;
 use crate::config::{self, Protocol, Scheme, Timeouts};
 
 /// How long an HTTP/2 connection without streams is kept.
@@ -30,30 +30,62 @@ pub struct Endpoint {
     settings: config::Endpoint,
     protocol: Protocol,
     connect_timeout: Duration,
+    address: Address,
     peer: ArcSwapOption<HttpPeer>,
-    in_flight: AtomicUsize,
+    standing: Arc<Standing>,
 }
 
-/// Counts one request at an endpoint until it is dropped.
-#[derive(Debug)]
-#[must_use]
-pub struct InFlight(Arc<Endpoint>);
+/// Where an endpoint's address comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// Its host: an address, or a name that is looked up.
+    OfHost,
+    /// Somebody who knows, such as the name that discovered it.
+    Given(SocketAddr),
+}
 
 impl Endpoint {
-    /// An endpoint that is not resolved yet, unless its host is an address.
-    pub fn new(settings: &config::Endpoint, protocol: Protocol, timeouts: &Timeouts) -> Self {
+    /// An endpoint that is not resolved yet, unless its address is known.
+    pub fn new(
+        settings: &config::Endpoint,
+        server: &config::Server,
+        address: Address,
+        standing: Arc<Standing>,
+    ) -> Self {
+        let Timeouts { connect: connect_timeout, .. } = server.timeouts;
         let endpoint = Self {
             id: id_of(&settings.url),
             settings: settings.clone(),
-            protocol,
-            connect_timeout: timeouts.connect,
+            protocol: server.protocol,
+            connect_timeout,
+            address,
             peer: ArcSwapOption::empty(),
-            in_flight: AtomicUsize::new(0),
+            standing,
         };
-        if let Ok(address) = endpoint.settings.host.parse() {
-            endpoint.resolved_to(SocketAddr::new(address, endpoint.settings.port));
+        match address {
+            Address::Given(address) => endpoint.resolved_to(address),
+            Address::OfHost => {
+                if let Ok(address) = endpoint.settings.host.parse() {
+                    endpoint.resolved_to(SocketAddr::new(address, endpoint.settings.port));
+                }
+            }
         }
         endpoint
+    }
+
+    /// Whether this endpoint, made of other settings, can go on as it is.
+    pub(super) fn is_made_of(
+        &self,
+        settings: &config::Endpoint,
+        server: &config::Server,
+        address: Address,
+    ) -> bool {
+        self.settings.url == settings.url
+            && self.settings.weight == settings.weight
+            && self.settings.authority == settings.authority
+            && self.protocol == server.protocol
+            && self.connect_timeout == server.timeouts.connect
+            && self.address == address
     }
 
     /// The digest of the URL that session ids carry.
@@ -78,8 +110,9 @@ impl Endpoint {
 
     /// The host and port to resolve; `None` if there is nothing to resolve.
     pub fn name(&self) -> Option<(&str, u16)> {
-        let is_address = self.settings.host.parse::<std::net::IpAddr>().is_ok();
-        (!is_address).then_some((&self.settings.host, self.settings.port))
+        let is_name = self.address == Address::OfHost
+            && self.settings.host.parse::<std::net::IpAddr>().is_err();
+        is_name.then_some((&self.settings.host, self.settings.port))
     }
 
     /// The share of new sessions, relative to the pool's other endpoints.
@@ -92,20 +125,19 @@ impl Endpoint {
         self.peer.load_full()
     }
 
+    /// Whether its address is known.
+    pub fn is_resolved(&self) -> bool {
+        self.peer.load().is_some()
+    }
+
     /// Whether the endpoint is spoken to in HTTP/2.
     pub fn protocol(&self) -> Protocol {
         self.protocol
     }
 
-    /// Requests under way.
-    pub fn in_flight(&self) -> usize {
-        self.in_flight.load(Ordering::Relaxed)
-    }
-
-    /// Counts one more request.
-    pub fn enter(self: &Arc<Self>) -> InFlight {
-        self.in_flight.fetch_add(1, Ordering::Relaxed);
-        InFlight(Arc::clone(self))
+    /// How it stands.
+    pub fn standing(&self) -> &Arc<Standing> {
+        &self.standing
     }
 
     /// Takes a new address, if it is one.
@@ -127,15 +159,18 @@ impl Endpoint {
         }
         self.peer.store(Some(Arc::new(peer)));
     }
-}
 
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+    /// Takes over the address that another object for the same URL had found.
+    pub(super) fn resolved_like(&self, other: &Self) {
+        let known = other.peer.load().as_ref().and_then(|peer| peer._address.as_inet().copied());
+        if let Some(address) = known.filter(|_| self.name().is_some()) {
+            self.resolved_to(address);
+        }
     }
 }
 
-fn id_of(url: &str) -> u64 {
+/// An endpoint's identity: the start of the digest of its URL.
+pub fn id_of(url: &str) -> u64 {
     let digest = digest(&SHA256, url.as_bytes());
     let mut first = [0; 8];
     first.copy_from_slice(&digest.as_ref()[..8]);

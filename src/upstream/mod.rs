@@ -1,11 +1,28 @@
 //! Where does a call go? Each MCP server is a pool of equal endpoints (YAML key `servers`).
 
-mod choose;
+mod standing;
 mod endpoint;
+mod breaker;
+mod choose;
+mod retry_budget;
 mod pool;
+mod fleet;
 mod resolve;
 
-pub use choose::Chooser;
-pub use endpoint::{Endpoint, InFlight};
-pub use pool::{Pool, SessionHabit};
+pub use breaker::{Busy, InFlight};
+pub use choose::{Chooser, Load, Wanted};
+pub use endpoint::{Address, Endpoint, id_of};
+pub use fleet::{Change, Fleet, Found, Registered};
+pub use pool::{Ejected, Loss, Member, Members, Pool, SessionHabit, Source};
 pub use resolve::{RESOLVE_EVERY, resolve, resolve_now};
+pub use standing::{Fault, Standing, State};
+
+use std::sync::LazyLock;
+use std::time::Instant;
+
+/// Milliseconds on the clock that endpoints and leases are kept by: it only goes forward, and begins
+/// well after zero, so that zero can mean never.
+pub fn now_ms() -> u64 {
+    static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+    10_000_000 + u64::try_from(START.elapsed().as_millis()).unwrap_or(u64::MAX)
+}

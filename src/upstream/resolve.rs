@@ -15,7 +15,7 @@ pub fn resolve_now(pools: &[Arc<Pool>]) {
     for endpoint in named(pools) {
         let Some(name) = endpoint.name() else { continue };
         match name.to_socket_addrs() {
-            Ok(mut addresses) => take(endpoint, addresses.next()),
+            Ok(mut addresses) => take(&endpoint, addresses.next()),
             Err(error) => tracing::warn!(endpoint = endpoint.url(), %error, "name not resolved"),
         }
     }
@@ -26,14 +26,15 @@ pub async fn resolve(pools: &[Arc<Pool>]) {
     for endpoint in named(pools) {
         let Some(name) = endpoint.name() else { continue };
         match tokio::net::lookup_host(name).await {
-            Ok(mut addresses) => take(endpoint, addresses.next()),
+            Ok(mut addresses) => take(&endpoint, addresses.next()),
             Err(error) => tracing::warn!(endpoint = endpoint.url(), %error, "name not resolved"),
         }
     }
 }
 
-fn named(pools: &[Arc<Pool>]) -> impl Iterator<Item = &Arc<Endpoint>> {
-    pools.iter().flat_map(|pool| pool.endpoints()).filter(|endpoint| endpoint.name().is_some())
+fn named(pools: &[Arc<Pool>]) -> Vec<Arc<Endpoint>> {
+    let endpoints = pools.iter().flat_map(|pool| pool.members().endpoints().to_vec());
+    endpoints.filter(|endpoint| endpoint.name().is_some()).collect()
 }
 
 fn take(endpoint: &Endpoint, address: Option<std::net::SocketAddr>) {
