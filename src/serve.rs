@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_trait::async_trait;
 use pingora::apps::http_app::HttpServer;
@@ -21,6 +21,7 @@ use pingora::tls::{ServerConfig, load_certs_and_key_files, version};
 use crate::admin::{Draining, Guard, Probes};
 use crate::config::{self, Problem, Problems, Settings};
 use crate::proxy::{Edge, ProxyProtocol, Shared};
+use crate::sessions::{Table, seconds};
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Format, Metrics, RequestLog};
 use crate::upstream::{self, Fleet};
@@ -106,8 +107,9 @@ pub fn run(
 fn share(settings: &Settings) -> io::Result<Shared> {
     let telemetry = &settings.telemetry;
     let metrics = Arc::new(Metrics::new(telemetry.callers_max, telemetry.tools_max));
-    let fleet = Fleet::new();
-    let snapshot = Snapshot::new(settings, &fleet, &metrics)?;
+    let fleet = Arc::new(Fleet::new());
+    let sessions = Arc::new(Table::new(seconds(SystemTime::now())));
+    let snapshot = Snapshot::new(settings, &fleet, sessions, &metrics)?;
     let format = match telemetry.requests {
         config::RequestLog::Json => Some(Format::Json),
         config::RequestLog::Text => Some(Format::Text),

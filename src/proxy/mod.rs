@@ -12,15 +12,19 @@ mod hosts;
 mod http1;
 mod idle;
 mod logging;
+mod moving;
+mod own_request;
 mod parked;
 mod plan;
 mod proxy_protocol;
 mod proxy_upstream_filter;
 mod pump;
+mod reaping;
 mod refusal;
 mod request_filter;
 mod response_body_filter;
 mod response_filter;
+mod stream;
 mod strict;
 mod upstream_peer;
 mod upstream_request_filter;
@@ -43,12 +47,16 @@ use crate::telemetry::{Metrics, Reason, RequestLog};
 use crate::upstream::{Fleet, now_ms};
 use context::Context;
 use exchange::Connections;
+use moving::Moves;
+use reaping::Reaper;
 use refusal::Refusal;
 
 /// What all listeners share.
 pub struct Shared {
     snapshot: ArcSwap<Snapshot>,
-    fleet: Fleet,
+    fleet: Arc<Fleet>,
+    moves: Moves,
+    reaper: Reaper,
     metrics: Arc<Metrics>,
     request_log: Option<RequestLog>,
     connections: Connections,
@@ -65,7 +73,7 @@ impl Shared {
     /// Everything that outlives a request.
     pub fn new(
         snapshot: Snapshot,
-        fleet: Fleet,
+        fleet: Arc<Fleet>,
         metrics: Arc<Metrics>,
         request_log: Option<RequestLog>,
         upstream_idle_connections: usize,
@@ -75,6 +83,8 @@ impl Shared {
         Self {
             snapshot: ArcSwap::from_pointee(snapshot),
             fleet,
+            moves: Moves::default(),
+            reaper: Reaper::default(),
             metrics,
             request_log,
             connections: Connections::new(upstream_idle_connections, workers),
@@ -94,7 +104,7 @@ impl Shared {
     }
 
     /// Every server and its endpoints.
-    pub fn fleet(&self) -> &Fleet {
+    pub fn fleet(&self) -> &Arc<Fleet> {
         &self.fleet
     }
 
