@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::cpu_quota;
 use super::reading::Fault;
-use super::scalars::{Count, number_schema};
+use super::scalars::{Count, DurationOrZero, number_schema};
 use super::shape::{Scalar, shape};
 
 /// More threads than any machine has CPUs are a mistake.
@@ -23,6 +23,8 @@ pub struct Runtime {
     pub streams_max: usize,
     /// Idle connections kept open to servers.
     pub upstream_idle_connections: usize,
+    /// The age after which a client connection is asked to close; zero means never.
+    pub connection_age_max: Duration,
     /// How long requests may finish after the signal to stop.
     pub grace: Duration,
 }
@@ -34,6 +36,7 @@ impl Default for Runtime {
             connections_max: 20_000,
             streams_max: 20_000,
             upstream_idle_connections: 1024,
+            connection_age_max: Duration::from_secs(10 * 60),
             grace: Duration::from_secs(30),
         }
     }
@@ -50,6 +53,8 @@ shape! {
         optional streams_max: Count,
         /// Idle connections kept open to servers.
         optional upstream_idle_connections: Count,
+        /// The age after which a client connection is asked to close, so that clients spread over new gateways; 0s means never.
+        optional connection_age_max: DurationOrZero,
         /// How long requests may finish after the signal to stop.
         optional grace: Duration,
     }
@@ -83,7 +88,14 @@ impl Scalar for Threads {
 
 impl RuntimeText {
     pub(super) fn check(self) -> Runtime {
-        let Self { threads, connections_max, streams_max, upstream_idle_connections, grace } = self;
+        let Self {
+            threads,
+            connections_max,
+            streams_max,
+            upstream_idle_connections,
+            connection_age_max,
+            grace,
+        } = self;
         let default = Runtime::default();
         let size = |count: Option<Count>, default: usize| count.map_or(default, Count::size);
         Runtime {
@@ -97,6 +109,7 @@ impl RuntimeText {
                 upstream_idle_connections.value(),
                 default.upstream_idle_connections,
             ),
+            connection_age_max: connection_age_max.or(DurationOrZero(default.connection_age_max)).0,
             grace: grace.or(default.grace),
         }
     }

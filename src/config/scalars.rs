@@ -12,6 +12,7 @@ use super::shape::Scalar;
 
 /// A year: longer waits are a mistake, and stay far from where clocks overflow.
 const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+const DURATION_HINT: &str = "write a whole number and a unit: 500ms, 30s, 10m, 24h";
 /// A longer name makes metrics and logs unreadable.
 const NAME_CHARS_MAX: usize = 64;
 
@@ -23,6 +24,10 @@ pub(super) struct Bytes(pub(super) usize);
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Count(pub(super) u32);
 
+/// A duration, of which none switches something off.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct DurationOrZero(pub(super) Duration);
+
 impl Count {
     pub(super) fn size(self) -> usize {
         self.0 as usize
@@ -33,24 +38,38 @@ impl Scalar for Duration {
     const NAME: &'static str = "a duration";
 
     fn parse(text: &str) -> Result<Self, Fault> {
-        const HINT: &str = "write a whole number and a unit: 500ms, 30s, 10m, 24h";
+        match DurationOrZero::parse(text)? {
+            DurationOrZero(Self::ZERO) => {
+                Err(Fault::new("a duration must be longer than nothing", DURATION_HINT))
+            }
+            DurationOrZero(duration) => Ok(duration),
+        }
+    }
+
+    fn schema() -> Value {
+        <DurationOrZero as Scalar>::schema()
+    }
+}
+
+impl Scalar for DurationOrZero {
+    const NAME: &'static str = "a duration";
+
+    fn parse(text: &str) -> Result<Self, Fault> {
         let (number, unit) = number_and_unit(text);
         let millis_per_unit = match unit {
             "ms" => 1,
             "s" => 1000,
             "m" => 60 * 1000,
             "h" => 60 * 60 * 1000,
-            _ => return Err(Fault::new("this is not a duration", HINT)),
+            _ => return Err(Fault::new("this is not a duration", DURATION_HINT)),
         };
-        let number: u64 = number.parse().map_err(|_| Fault::new("this is not a duration", HINT))?;
-        let duration = Self::from_millis(number.saturating_mul(millis_per_unit));
-        match duration {
-            Self::ZERO => Err(Fault::new("a duration must be longer than nothing", HINT)),
-            _ if duration > DURATION_MAX => {
-                Err(Fault::new("a duration of more than a year is not allowed", HINT))
-            }
-            _ => Ok(duration),
+        let number: u64 =
+            number.parse().map_err(|_| Fault::new("this is not a duration", DURATION_HINT))?;
+        let duration = Duration::from_millis(number.saturating_mul(millis_per_unit));
+        if duration > DURATION_MAX {
+            return Err(Fault::new("a duration of more than a year is not allowed", DURATION_HINT));
         }
+        Ok(Self(duration))
     }
 
     fn schema() -> Value {

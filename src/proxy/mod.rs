@@ -34,10 +34,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use pingora::modules::http::HttpModules;
+use pingora::protocols::http::ServerSession;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
+use crate::lifecycle::Lifecycle;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Metrics, Reason, RequestLog};
 use context::Context;
@@ -51,6 +53,7 @@ pub struct Shared {
     request_log: Option<RequestLog>,
     connections: Connections,
     request_ids: RequestIds,
+    lifecycle: Arc<Lifecycle>,
 }
 
 /// The gateway as one listener sees it.
@@ -67,6 +70,7 @@ impl Shared {
         request_log: Option<RequestLog>,
         upstream_idle_connections: usize,
         workers: usize,
+        lifecycle: Arc<Lifecycle>,
     ) -> Self {
         Self {
             snapshot: ArcSwap::from_pointee(snapshot),
@@ -74,6 +78,7 @@ impl Shared {
             request_log,
             connections: Connections::new(upstream_idle_connections, workers),
             request_ids: RequestIds::new(),
+            lifecycle,
         }
     }
 
@@ -85,6 +90,11 @@ impl Shared {
     /// The metrics of the process.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// Where the process stands between its start and its end.
+    pub fn lifecycle(&self) -> &Arc<Lifecycle> {
+        &self.lifecycle
     }
 
     /// Closes connections to servers that nobody has used for a while.
@@ -104,6 +114,13 @@ impl Gateway {
     /// The gateway behind the listener at this place in the settings.
     pub fn new(shared: Arc<Shared>, listener: usize) -> Self {
         Self { shared, listener }
+    }
+
+    /// Lets the answer whose head is sent next say `Connection: close`, if the process drains.
+    fn close_if_draining(&self, session: &mut ServerSession) {
+        if self.lifecycle.is_draining() {
+            session.set_keepalive(None);
+        }
     }
 }
 

@@ -146,6 +146,9 @@ const PROCESS: &[Row] = &[
     ("runtime.upstream_idle_connections", "runtime: { upstream_idle_connections: 4 }\n", |s| {
         s.runtime.upstream_idle_connections == 4
     }),
+    ("runtime.connection_age_max", "runtime: { connection_age_max: 0s }\n", |s| {
+        s.runtime.connection_age_max == Duration::ZERO
+    }),
     ("runtime.grace", "runtime: { grace: 500ms }\n", |s| {
         s.runtime.grace == Duration::from_millis(500)
     }),
