@@ -90,6 +90,7 @@
 //! | [`sessions`] | which conversation? Session ids are sealed, not stored |
 //! | [`routes`] | from a path to everything that serves it |
 //! | [`snapshot`] | all of the above, made from one configuration, immutable |
+//! | [`lifecycle`] | does the process serve, drain or close? Signals, and the handover to a successor |
 //! | [`proxy`] | the request path, one file per step |
 //! | [`admin`] | the operator's side: probes and metrics |
 //! | `demo` | a small fleet of MCP servers inside the process, for the first minute (feature `demo`) |
@@ -128,6 +129,7 @@ pub mod upstream;
 pub mod sessions;
 pub mod routes;
 pub mod snapshot;
+pub mod lifecycle;
 pub mod proxy;
 pub mod admin;
 #[cfg(feature = "demo")]

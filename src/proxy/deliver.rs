@@ -67,6 +67,7 @@ impl Gateway {
         });
         let watch = BodyWatch::new(&head, self.look(ctx));
         let body = Body { held, exchange, is_stream: is_stream(&head, forward), watch };
+        self.close_if_draining(session);
         let written = match response_filter(&head, sealed, session, ctx) {
             Ok(answer) => session.write_response_header(answer).await,
             Err(error) => Err(error),

@@ -38,10 +38,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use pingora::modules::http::HttpModules;
+use pingora::protocols::http::ServerSession;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
+use crate::lifecycle::Lifecycle;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Metrics, Reason, RequestLog};
 use crate::upstream::{Fleet, now_ms};
@@ -61,6 +63,7 @@ pub struct Shared {
     request_log: Option<RequestLog>,
     connections: Connections,
     request_ids: RequestIds,
+    lifecycle: Arc<Lifecycle>,
 }
 
 /// The gateway as one listener sees it.
@@ -78,6 +81,7 @@ impl Shared {
         request_log: Option<RequestLog>,
         upstream_idle_connections: usize,
         workers: usize,
+        lifecycle: Arc<Lifecycle>,
     ) -> Self {
         fleet.install(&snapshot.pools, now_ms());
         Self {
@@ -89,6 +93,7 @@ impl Shared {
             request_log,
             connections: Connections::new(upstream_idle_connections, workers),
             request_ids: RequestIds::new(),
+            lifecycle,
         }
     }
 
@@ -113,6 +118,11 @@ impl Shared {
         &self.metrics
     }
 
+    /// Where the process stands between its start and its end.
+    pub fn lifecycle(&self) -> &Arc<Lifecycle> {
+        &self.lifecycle
+    }
+
     /// Closes connections to servers that nobody has used for a while.
     pub fn sweep(&self) {
         self.connections.sweep();
@@ -130,6 +140,13 @@ impl Gateway {
     /// The gateway behind the listener at this place in the settings.
     pub fn new(shared: Arc<Shared>, listener: usize) -> Self {
         Self { shared, listener }
+    }
+
+    /// Lets the answer whose head is sent next say `Connection: close`, if the process drains.
+    fn close_if_draining(&self, session: &mut ServerSession) {
+        if self.lifecycle.is_draining() {
+            session.set_keepalive(None);
+        }
     }
 }
 
