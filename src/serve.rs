@@ -28,12 +28,19 @@ use crate::proxy::{Edge, ProxyProtocol, Shared};
 use crate::sessions::{Table, seconds};
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Format, Metrics, RequestLog};
-use crate::upstream::{self, Fleet};
+use crate::upstream::{self, Fleet, now_ms};
 
 /// How long a connection waits for more to send: enough for a small answer with its head.
 const WRITE_BUFFER_BYTES: usize = 1460;
 /// What a TLS connection reads ahead: one record.
 const TLS_READ_BUFFER_BYTES: usize = 16 * 1024;
+
+/// How often sessions that nobody uses are looked for: an eighth of the time they may idle, within
+/// these bounds.
+const REAP_EVERY_MIN: Duration = Duration::from_secs(1);
+const REAP_EVERY_MAX: Duration = Duration::from_secs(60);
+/// How soon after its deadline a drained endpoint's streams move.
+const WAKE_EVERY: Duration = Duration::from_millis(200);
 
 /// How often idle connections are looked through.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
@@ -99,7 +106,8 @@ pub fn run(
     let lifecycle = Lifecycle::new();
     let shared = Arc::new(share(settings, &lifecycle)?);
     let listeners = settings.listeners.iter().map(|listener| listener.address);
-    let addresses: Vec<_> = listeners.chain(settings.health)
+    let addresses: Vec<_> = listeners
+        .chain(settings.health)
         .chain(settings.admin.as_ref().map(|admin| admin.listen))
         .collect();
     let handover = Handover::new(&settings.state_dir);
@@ -228,6 +236,9 @@ fn services(
     let mut housekeeping = background_service("housekeeping", Housekeeping(Arc::clone(shared)));
     housekeeping.threads = Some(1);
     services.push(Box::new(housekeeping));
+    let mut sessions = background_service("sessions", SessionKeeping(Arc::clone(shared)));
+    sessions.threads = Some(1);
+    services.push(Box::new(sessions));
     services
 }
 
@@ -313,6 +324,37 @@ impl ShutdownSignalWatch for Refusing {
     async fn recv(&self) -> ShutdownSignal {
         self.0.refusing().await;
         ShutdownSignal::GracefulTerminate
+    }
+}
+
+/// Ends sessions that nobody uses, and wakes those whose time at an endpoint is over.
+struct SessionKeeping(Arc<Shared>);
+
+#[async_trait]
+impl BackgroundService for SessionKeeping {
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        let reaping = async {
+            loop {
+                let idle = Duration::from_secs(self.0.snapshot().session_rules.idle_s.into());
+                tokio::time::sleep((idle / 8).clamp(REAP_EVERY_MIN, REAP_EVERY_MAX)).await;
+                self.0.reap().await;
+            }
+        };
+        let waking = async {
+            let mut since_ms = now_ms();
+            loop {
+                tokio::time::sleep(WAKE_EVERY).await;
+                let now_ms = now_ms();
+                self.0.fleet().wake_drained(since_ms, now_ms);
+                since_ms = now_ms;
+            }
+        };
+        tokio::select! {
+            // It goes on while the process drains: sessions still move then.
+            () = reaping => {}
+            () = waking => {}
+            _ = shutdown.wait_for(|_| false) => {}
+        }
     }
 }
 

@@ -174,8 +174,8 @@ impl Edge {
 
     /// Drives a stream that has left Pingora's request; returns the connection if it can be used.
     async fn drive_parked(&self, parked: Parked) -> Option<Stream> {
-        let Parked { mut downstream, mut ctx, forward, permit } = parked;
-        let driven = self.gateway.drive(&mut downstream, &mut ctx, &forward).await;
+        let Parked { mut downstream, mut ctx, mut forward, permit } = parked;
+        let driven = self.gateway.drive(&mut downstream, &mut ctx, &mut forward).await;
         self.gateway.log(downstream.req_header(), &ctx);
         drop(permit);
         driven.ok()?;

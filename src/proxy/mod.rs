@@ -6,6 +6,7 @@ mod context;
 mod deliver;
 mod early_request_filter;
 mod edge;
+mod endpoint_outcome;
 mod exchange;
 mod head;
 mod hosts;

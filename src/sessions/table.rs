@@ -284,6 +284,14 @@ impl Table {
         });
     }
 
+    /// Where a session that moved lives, without using it.
+    pub fn whereabouts(&self, key: SessionKey) -> Option<Place> {
+        let pinned = self.entries.pin();
+        let entry = pinned.get(&key)?;
+        let stage = entry.stage.load(Ordering::Relaxed);
+        (stage == MOVED || stage == MOVED_SILENT).then(|| entry.place())
+    }
+
     /// What must be made anew where the session moves to.
     pub fn restore(&self, key: SessionKey) -> Restore {
         let pinned = self.entries.pin();
@@ -476,7 +484,10 @@ mod tests {
         assert_eq!(now_at.endpoint.id(), endpoints[1].id());
         assert_eq!(now_at.upstream_id.as_deref(), Some(long.as_bytes()));
         let restore = table.restore(key(1));
-        assert_eq!((restore.level, &*restore.subscriptions), (Some("warning"), &["file:///b".into()][..]));
+        assert_eq!(
+            (restore.level, &*restore.subscriptions),
+            (Some("warning"), &["file:///b".into()][..])
+        );
         assert!(table.is_silent_since_move(key(1)));
         table.spoke(key(1));
         assert!(!table.is_silent_since_move(key(1)));
