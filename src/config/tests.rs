@@ -5,6 +5,7 @@ mod bad_forms;
 mod bad_sections;
 mod examples;
 mod files;
+mod immovable;
 mod keys;
 mod shown;
 
