@@ -417,8 +417,8 @@ mod tests {
         let ejection = Ejection { consecutive_failures: 0, ..ejection() };
         let mut fault = None;
         for call in 0..10 {
-            match call % 2 {
-                0 => standing.succeeded(20_000 + call, &ejection),
+            match call % 3 {
+                1 => standing.succeeded(20_000 + call, &ejection),
                 _ => fault = standing.failed(20_000 + call, &ejection),
             }
             assert!(fault.is_none() || call == 9, "call {call}");
