@@ -333,6 +333,7 @@ fn heard(manager: &UnixDatagram) -> String {
 #[tokio::test]
 async fn the_script_upgrades_and_the_service_manager_is_told() {
     let Stage { mut gateway, upstream: _upstream } = Stage::mcp().await;
+    until("no id", async || serving(&gateway).is_some()).await;
     let socket = gateway.state().join("manager");
     let manager = UnixDatagram::bind(&socket).expect("a socket");
     manager.set_read_timeout(Some(SOON)).expect("a timeout");
@@ -346,7 +347,7 @@ async fn the_script_upgrades_and_the_service_manager_is_told() {
         .env("NOTIFY_SOCKET", &socket)
         .stdin(Stdio::null())
         .stdout(fs::File::create(gateway.state().join("script.out")).expect("a file"))
-        .stderr(Stdio::null())
+        .stderr(fs::File::create(gateway.state().join("script.err")).expect("a file"))
         .spawn()
         .expect("the script");
     assert_eq!(gateway.ended().await, Some(0));
