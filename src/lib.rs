@@ -21,6 +21,7 @@
 //! | **refusal** | the gateway's "no"; its **reason** is one of a closed list |
 //! | **violation** | a rule of MCP that a client broke |
 //! | **settings** | the checked configuration; a **problem** is a fault in it |
+//! | **drain** | to take no more and finish what is open; a **successor** is the process that takes over |
 //! | **snapshot** | settings made ready to serve, pinned by every request that uses them |
 //!
 //! # A request walks

@@ -19,7 +19,7 @@ use super::http1::Broken;
 use super::plan::{Exchange as Purpose, Forward, Repeat};
 use super::refusal::Refusal;
 use super::response_filter::UpstreamHead;
-use super::upstream_peer::Tried;
+use super::upstream_peer::{Connection, Tried};
 use super::upstream_request_filter::Outgoing;
 use crate::config::OnEndpointLoss;
 use crate::telemetry::{Outcome, Reason};
@@ -122,11 +122,19 @@ impl Gateway {
                 // A kept connection that the server closed in the same moment says nothing bad of
                 // the server. Nobody answered, and nobody can know whether the request was heard:
                 // what may run twice is sent again.
-                let stale = exchange.reused && !exchange.heard();
-                if !stale {
-                    self.endpoint_failed(&forward.pool, &endpoint, reason);
+                let connection = match exchange.reused && !exchange.heard() {
+                    true => Connection::Stale,
+                    false => Connection::Sound,
+                };
+                match connection {
+                    Connection::Sound => self.endpoint_failed(&forward.pool, &endpoint, reason),
+                    Connection::Stale => {
+                        self.metrics.upstream_failed(forward.pool.name(), endpoint.url(), reason);
+                    }
                 }
-                if forward.shape.repeat == Repeat::Harmless && tried.broken(&endpoint, forward) {
+                if forward.shape.repeat == Repeat::Harmless
+                    && tried.broken(&endpoint, forward, connection)
+                {
                     continue;
                 }
             } else {

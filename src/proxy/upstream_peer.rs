@@ -38,6 +38,15 @@ pub(super) enum Next {
     Move(Loss),
 }
 
+/// What is thought of a connection that broke.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Connection {
+    /// It was new, or had begun to answer.
+    Sound,
+    /// It was kept, and the server closed it in the same moment.
+    Stale,
+}
+
 impl Tried {
     /// Where the request goes next.
     pub(super) fn next(&mut self, forward: &Forward) -> Result<Next, Reason> {
@@ -93,15 +102,25 @@ impl Tried {
 
     /// Remembers an endpoint that broke off while it had a request that may run twice. Tells
     /// whether it may be sent again.
-    pub(super) fn broken(&mut self, endpoint: &Endpoint, forward: &Forward) -> bool {
-        let attempts = forward.pool.settings().retries.attempts;
-        if self.repeats >= attempts || !forward.pool.may_retry(now_ms()) {
+    pub(super) fn broken(
+        &mut self,
+        endpoint: &Endpoint,
+        forward: &Forward,
+        connection: Connection,
+    ) -> bool {
+        if self.repeats >= forward.pool.settings().retries.attempts {
             return false;
         }
         self.repeats += 1;
         self.avoid_idle = true;
-        self.in_vain(endpoint, Reason::EndpointBroken);
-        true
+        match (&forward.placement, connection) {
+            (Placement::Any { .. }, Connection::Sound) => {
+                self.in_vain(endpoint, Reason::EndpointBroken);
+                true
+            }
+            // A session has nowhere else to go, and a stale connection says nothing bad.
+            _ => forward.pool.may_retry(now_ms()),
+        }
     }
 
     /// The endpoint does not know the session any more. Tells whether it may move.

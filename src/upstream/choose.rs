@@ -298,9 +298,10 @@ mod tests {
         let held: Vec<usize> = nine.iter().map(|one| one.standing().sessions()).collect();
         assert!(held[..8].iter().all(|held| *held * 8 <= 12_500), "{held:?}");
         assert_eq!(held.iter().sum::<usize>(), 10_000);
-        place_sessions(&nine, 900);
+        place_sessions(&nine, 9_000);
         let ninth = nine[8].standing().sessions();
-        assert!(ninth >= 80, "of 900 new sessions the ninth took {ninth}");
+        // A ring's shares differ by a fifth or so.
+        assert!(ninth >= 800, "of 9000 new sessions the ninth took {ninth}");
         for (before, endpoint) in held.iter().zip(&nine) {
             assert!(endpoint.standing().sessions() >= *before, "an existing session moved");
         }

@@ -10,5 +10,6 @@ mod identity;
 mod listeners;
 mod servers;
 mod sessions;
+mod stopping;
 mod streams;
 mod telemetry;
