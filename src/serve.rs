@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora::apps::http_app::HttpServer;
@@ -17,13 +17,14 @@ use pingora::services::ServiceWithDependents;
 use pingora::services::background::{BackgroundService, background_service};
 use pingora::services::listening::Service;
 use pingora::tls::{ServerConfig, load_certs_and_key_files, version};
+use tokio::sync::Mutex;
 
 use crate::admin::{Draining, Guard, Probes};
 use crate::config::{self, Problem, Problems, Settings};
 use crate::proxy::{Edge, ProxyProtocol, Shared};
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Format, Metrics, RequestLog};
-use crate::upstream::{self, Fleet};
+use crate::upstream::{Fleet, Upkeep};
 
 /// How long a connection waits for more to send: enough for a small answer with its head.
 const WRITE_BUFFER_BYTES: usize = 1460;
@@ -162,7 +163,7 @@ fn services(
             services.push(Box::new(service));
         }
     }
-    let mut housekeeping = background_service("housekeeping", Housekeeping(Arc::clone(shared)));
+    let mut housekeeping = background_service("housekeeping", Housekeeping::new(shared));
     housekeeping.threads = Some(1);
     services.push(Box::new(housekeeping));
     services
@@ -225,19 +226,31 @@ impl ShutdownSignalWatch for Stop {
 }
 
 /// What must be done now and then, whoever calls.
-struct Housekeeping(Arc<Shared>);
+struct Housekeeping {
+    shared: Arc<Shared>,
+    upkeep: Mutex<Upkeep>,
+}
+
+impl Housekeeping {
+    /// Before the gateway listens: endpoints that can be found at once are found.
+    fn new(shared: &Arc<Shared>) -> Self {
+        let upkeep = Mutex::new(Upkeep::new(shared.fleet(), shared.metrics()));
+        Self { shared: Arc::clone(shared), upkeep }
+    }
+}
 
 #[async_trait]
 impl BackgroundService for Housekeeping {
-    async fn start(&self, shutdown: ShutdownWatch) {
-        let mut resolved = Instant::now();
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        let mut upkeep = self.upkeep.lock().await;
         while !*shutdown.borrow() {
-            tokio::time::sleep(SWEEP_EVERY).await;
-            self.0.sweep();
-            if resolved.elapsed() >= upstream::RESOLVE_EVERY {
-                upstream::resolve(&self.0.snapshot().pools).await;
-                resolved = Instant::now();
+            self.shared.sweep();
+            upkeep.tick(self.shared.fleet());
+            tokio::select! {
+                () = tokio::time::sleep(SWEEP_EVERY) => {}
+                changed = shutdown.changed() => if changed.is_err() { break },
             }
         }
+        upkeep.stop().await;
     }
 }
