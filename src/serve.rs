@@ -4,7 +4,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use pingora::apps::ServerApp;
@@ -19,7 +19,7 @@ use pingora::services::background::{BackgroundService, background_service};
 use pingora::services::listening::Service;
 use pingora::services::{ServiceReadyNotifier, ServiceWithDependents};
 use pingora::tls::{ServerConfig, load_certs_and_key_files, version};
-use tokio::sync::oneshot;
+use tokio::sync::{Mutex, oneshot};
 
 use crate::admin::{Guard, Probes};
 use crate::config::{self, Problem, Problems, Settings};
@@ -28,7 +28,7 @@ use crate::proxy::{Edge, ProxyProtocol, Shared};
 use crate::sessions::{Table, seconds};
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Format, Metrics, RequestLog};
-use crate::upstream::{self, Fleet, now_ms};
+use crate::upstream::{Fleet, Upkeep, now_ms};
 
 /// How long a connection waits for more to send: enough for a small answer with its head.
 const WRITE_BUFFER_BYTES: usize = 1460;
@@ -233,7 +233,7 @@ fn services(
             services.push(Box::new(Listening { service, sockets: handover.sockets(), until }));
         }
     }
-    let mut housekeeping = background_service("housekeeping", Housekeeping(Arc::clone(shared)));
+    let mut housekeeping = background_service("housekeeping", Housekeeping::new(shared));
     housekeeping.threads = Some(1);
     services.push(Box::new(housekeeping));
     let mut sessions = background_service("sessions", SessionKeeping(Arc::clone(shared)));
@@ -359,19 +359,31 @@ impl BackgroundService for SessionKeeping {
 }
 
 /// What must be done now and then, whoever calls.
-struct Housekeeping(Arc<Shared>);
+struct Housekeeping {
+    shared: Arc<Shared>,
+    upkeep: Mutex<Upkeep>,
+}
+
+impl Housekeeping {
+    /// Before the gateway listens: endpoints that can be found at once are found.
+    fn new(shared: &Arc<Shared>) -> Self {
+        let upkeep = Mutex::new(Upkeep::new(shared.fleet(), shared.metrics()));
+        Self { shared: Arc::clone(shared), upkeep }
+    }
+}
 
 #[async_trait]
 impl BackgroundService for Housekeeping {
-    async fn start(&self, shutdown: ShutdownWatch) {
-        let mut resolved = Instant::now();
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        let mut upkeep = self.upkeep.lock().await;
         while !*shutdown.borrow() {
-            tokio::time::sleep(SWEEP_EVERY).await;
-            self.0.sweep();
-            if resolved.elapsed() >= upstream::RESOLVE_EVERY {
-                upstream::resolve(&self.0.snapshot().pools).await;
-                resolved = Instant::now();
+            self.shared.sweep();
+            upkeep.tick(self.shared.fleet());
+            tokio::select! {
+                () = tokio::time::sleep(SWEEP_EVERY) => {}
+                changed = shutdown.changed() => if changed.is_err() { break },
             }
         }
+        upkeep.stop().await;
     }
 }

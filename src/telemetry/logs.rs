@@ -123,8 +123,12 @@ impl RequestLog {
 /// Sends diagnostics (`tracing` and Pingora's `log`) to standard error; `TOOLGATE_LOG` filters.
 pub fn start_diagnostics() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("TOOLGATE_LOG").unwrap_or_else(|_| {
-        // Pingora reports every client that hangs up as an error; the request log has those.
-        tracing_subscriber::EnvFilter::new("info,pingora_proxy=off,pingora_core=warn,rmcp=warn")
+        // Pingora reports every client that hangs up as an error; the request log has those. What
+        // probes and lookups find is reported by `upstream`.
+        tracing_subscriber::EnvFilter::new(
+            "info,pingora_proxy=off,pingora_core=warn,pingora_load_balancing=off,\
+             hickory_net=error,hickory_resolver=error,rmcp=warn",
+        )
     });
     // Colours are for eyes: in a file or a collector they are noise.
     let subscriber = tracing_subscriber::fmt()

@@ -10,7 +10,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use super::Reason;
+use super::{EndpointMetrics, Reason};
 use crate::mcp::well_known;
 
 /// The label value that stands for every name beyond the cap, and for names no server confirmed.
@@ -102,6 +102,8 @@ pub struct Metrics {
     pub sessions_reaped: IntCounter,
     /// Lines of the request log that found no room.
     pub log_lines_lost: IntCounter,
+    /// Endpoints, and what finds them.
+    pub endpoints: EndpointMetrics,
     series: papaya::HashMap<Key, Arc<Series>>,
     names: Mutex<Names>,
     callers_max: usize,
@@ -224,6 +226,7 @@ impl Metrics {
                 "toolgate_log_lines_lost_total",
                 "Lines of the request log that found no room.",
             ),
+            endpoints: EndpointMetrics::new(&registry),
             series: papaya::HashMap::new(),
             names: Mutex::new(Names::default()),
             callers_max,
@@ -424,11 +427,16 @@ fn refusals(registry: &Registry) -> Vec<IntCounter> {
     Reason::ALL.iter().map(|reason| by_reason.with_label_values(&[reason.as_str()])).collect()
 }
 
-fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+pub(super) fn counters(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> IntCounterVec {
     register(registry, IntCounterVec::new(Opts::new(name, help), labels))
 }
 
-fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+pub(super) fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
     register(registry, IntGaugeVec::new(Opts::new(name, help), labels))
 }
 

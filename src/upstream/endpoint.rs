@@ -125,6 +125,11 @@ impl Endpoint {
         self.peer.load_full()
     }
 
+    /// The address it is at, if that is known.
+    pub(super) fn ip(&self) -> Option<std::net::IpAddr> {
+        self.peer.load().as_ref()?._address.as_inet().map(SocketAddr::ip)
+    }
+
     /// Whether its address is known.
     pub fn is_resolved(&self) -> bool {
         self.peer.load().is_some()

@@ -8,14 +8,22 @@ mod retry_budget;
 mod pool;
 mod fleet;
 mod resolve;
+mod discovery;
+mod probe;
+mod probe_mcp;
+mod health;
+mod upkeep;
 
 pub use breaker::{Busy, InFlight};
 pub use choose::{Chooser, Load, Wanted};
+pub use discovery::Discovery;
 pub use endpoint::{Address, Endpoint, id_of};
 pub use fleet::{Change, Fleet, Found, Registered};
+pub use health::Probing;
 pub use pool::{Ejected, Loss, Member, Members, Pool, SessionHabit, Source};
-pub use resolve::{RESOLVE_EVERY, resolve, resolve_now};
+pub use resolve::resolve_now;
 pub use standing::{Fault, Standing, State};
+pub use upkeep::Upkeep;
 
 use std::sync::LazyLock;
 use std::time::Instant;

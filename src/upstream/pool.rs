@@ -195,10 +195,6 @@ impl Pool {
         self.members.store(Arc::new(members));
     }
 
-    pub(super) fn life(&self) -> &Arc<Life> {
-        &self.life
-    }
-
     /// What requests are hashed by.
     pub fn hash_key(&self) -> &HashKey {
         match &self.settings.balance {

@@ -1,0 +1,136 @@
+//! One request of the gateway's own to an endpoint, and as much of the answer as tells how it is.
+
+use bytes::Bytes;
+use http::{Method, header};
+use pingora::connectors::TransportConnector;
+use pingora::connectors::http::Connector;
+use pingora::http::RequestHeader;
+use pingora::protocols::http::client::HttpSession;
+use pingora::upstreams::peer::Peer as _;
+
+use super::Endpoint;
+use crate::mcp::{Answer, MCP_SESSION_ID};
+
+/// More of an answer is not read: what a probe asks for is small.
+const ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// Who asks.
+const USER_AGENT: &str = concat!("toolgate/", env!("CARGO_PKG_VERSION"), " (probe)");
+
+/// The connections that probes are made over: their own, each time a new one where HTTP/1 is
+/// spoken, because a firewall that lets nobody in does not cut what is connected already.
+pub(super) struct Connectors {
+    transport: TransportConnector,
+    http: Connector,
+}
+
+/// What is asked.
+pub(super) struct Question<'a> {
+    pub(super) method: Method,
+    pub(super) path: &'a str,
+    pub(super) fields: Vec<(&'static str, &'a str)>,
+    pub(super) body: Bytes,
+}
+
+/// What was answered.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) status: u16,
+    /// The session id in its head.
+    pub(super) session: Option<String>,
+    /// The JSON-RPC answer in its body, if there is one.
+    pub(super) answer: Option<Answer>,
+}
+
+/// Why there was no answer.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Fault(pub(super) String);
+
+impl From<pingora::BError> for Fault {
+    fn from(error: pingora::BError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+impl Connectors {
+    pub(super) fn new() -> Self {
+        Self { transport: TransportConnector::new(None), http: Connector::new(None) }
+    }
+
+    /// Connects and leaves.
+    pub(super) async fn connect(&self, endpoint: &Endpoint) -> Result<(), Fault> {
+        let peer = endpoint.peer().ok_or_else(no_address)?;
+        self.transport.new_stream(&*peer).await?;
+        Ok(())
+    }
+
+    /// Sends a request and reads its answer. May be dropped at any time.
+    pub(super) async fn ask(
+        &self,
+        endpoint: &Endpoint,
+        question: &Question<'_>,
+    ) -> Result<Reply, Fault> {
+        let peer = endpoint.peer().ok_or_else(no_address)?;
+        let (mut exchange, _) = self.http.get_http_session(&*peer).await?;
+        exchange.write_request_header(Box::new(head(endpoint, question)?)).await?;
+        if !question.body.is_empty() {
+            exchange.write_request_body(question.body.clone(), true).await?;
+        }
+        exchange.finish_request_body().await?;
+        exchange.read_response_header().await?;
+        let reply = read(&mut exchange).await?;
+        if let HttpSession::H2(_) = exchange {
+            // The connection stays for the next probe; a stream that goes on is reset.
+            exchange.shutdown().await;
+            self.http.release_http_session(exchange, &*peer, peer.idle_timeout()).await;
+        }
+        Ok(reply)
+    }
+}
+
+fn no_address() -> Fault {
+    Fault("its name has no address".to_owned())
+}
+
+fn head(endpoint: &Endpoint, question: &Question<'_>) -> pingora::Result<RequestHeader> {
+    let Question { method, path, fields, body } = question;
+    let mut head = RequestHeader::build(method.clone(), path.as_bytes(), Some(8))?;
+    head.insert_header(header::HOST, endpoint.authority())?;
+    head.insert_header(header::USER_AGENT, USER_AGENT)?;
+    if !body.is_empty() {
+        head.insert_header(header::CONTENT_TYPE, "application/json")?;
+        head.insert_header(header::CONTENT_LENGTH, body.len())?;
+    }
+    for (name, value) in fields {
+        head.insert_header(*name, *value)?;
+    }
+    Ok(head)
+}
+
+async fn read(exchange: &mut HttpSession) -> Result<Reply, Fault> {
+    let Some(head) = exchange.response_header() else {
+        return Err(Fault("an answer without a head".to_owned()));
+    };
+    let text = |name| head.headers.get(name).and_then(|value| value.to_str().ok());
+    let session = text(MCP_SESSION_ID).map(str::to_owned);
+    let status = head.status.as_u16();
+    let media = text(header::CONTENT_TYPE.as_str()).unwrap_or_default().to_ascii_lowercase();
+    let is_stream = media.starts_with("text/event-stream");
+    if status != 200 || !(is_stream || media.starts_with("application/json")) {
+        return Ok(Reply { status, session, answer: None });
+    }
+    let mut body = Vec::new();
+    let mut answer = None;
+    // A stream may stay open after its answer.
+    while answer.is_none() && body.len() < ANSWER_BYTES_MAX {
+        let Some(part) = exchange.read_response_body().await? else { break };
+        body.extend_from_slice(&part[..part.len().min(ANSWER_BYTES_MAX - body.len())]);
+        if is_stream {
+            answer = Answer::of_events(&body);
+        }
+    }
+    if !is_stream {
+        answer = Answer::of_json(&body);
+    }
+    Ok(Reply { status, session, answer })
+}

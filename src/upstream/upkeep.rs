@@ -1,0 +1,70 @@
+//! What must be done for endpoints each second, whoever calls: find them, probe them, show them.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::{Discovery, Fleet, Probing, State, now_ms};
+use crate::telemetry::{EndpointShown, Metrics};
+
+/// The upkeep of a fleet.
+pub struct Upkeep {
+    discovery: Discovery,
+    probing: Probing,
+    metrics: Arc<Metrics>,
+    /// By server and URL.
+    shown: HashSet<(String, String)>,
+}
+
+impl Upkeep {
+    /// Finds what can be found in a moment. To be called before the gateway listens; may take a few
+    /// seconds.
+    pub fn new(fleet: &Fleet, metrics: &Arc<Metrics>) -> Self {
+        let mut upkeep = Self {
+            discovery: Discovery::new(Arc::clone(metrics)),
+            probing: Probing::new(Arc::clone(metrics)),
+            metrics: Arc::clone(metrics),
+            shown: HashSet::new(),
+        };
+        upkeep.discovery.look_now(fleet, now_ms());
+        upkeep.show(fleet, now_ms());
+        upkeep
+    }
+
+    /// Does what is due. To be called each second, within a runtime.
+    pub fn tick(&mut self, fleet: &Fleet) {
+        for (server, endpoint) in fleet.expire_leases(now_ms()) {
+            tracing::warn!(server, endpoint, "the lease of an endpoint has ended");
+        }
+        self.discovery.tick(fleet, now_ms());
+        self.probing.follow(fleet);
+        self.show(fleet, now_ms());
+    }
+
+    /// Ends what it has begun at servers.
+    pub async fn stop(&mut self) {
+        self.probing.stop().await;
+    }
+
+    fn show(&mut self, fleet: &Fleet, now_ms: u64) {
+        let states = || State::ALL.into_iter().map(State::as_str);
+        let mut shown = HashSet::new();
+        for pool in fleet.pools().iter() {
+            for endpoint in pool.members().endpoints() {
+                let (server, url) = (pool.name(), endpoint.url());
+                let endpoint = EndpointShown {
+                    server,
+                    endpoint: url,
+                    state: pool.state(endpoint, now_ms).as_str(),
+                    sessions: endpoint.standing().sessions(),
+                    in_flight: endpoint.in_flight(),
+                };
+                self.metrics.endpoints.show(&endpoint, states());
+                shown.insert((server.to_owned(), url.to_owned()));
+            }
+        }
+        for (server, url) in self.shown.difference(&shown) {
+            self.metrics.endpoints.forget(server, url, states());
+        }
+        self.shown = shown;
+    }
+}
