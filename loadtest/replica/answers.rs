@@ -73,9 +73,9 @@ impl Replica {
             }
             (_, path) if path != "/mcp" => Answer::Empty("404 Not Found"),
             (Verb::Post, _) => self.post(request),
-            (Verb::Get, _) => self.in_session(request, &Value::Null, |session| {
-                self.events(request, session)
-            }),
+            (Verb::Get, _) => {
+                self.in_session(request, &Value::Null, |session| self.events(request, session))
+            }
             (Verb::Delete, _) => self.in_session(request, &Value::Null, |session| {
                 self.sessions.lock().end(session);
                 Answer::Empty("204 No Content")
@@ -122,8 +122,8 @@ impl Replica {
         let Some(sent) = &request.session else {
             return error("400 Bad Request", id, INVALID_REQUEST, "Mcp-Session-Id is required");
         };
-        let known = sessions::parse(sent)
-            .filter(|session| self.sessions.lock().find(*session).is_some());
+        let known =
+            sessions::parse(sent).filter(|session| self.sessions.lock().find(*session).is_some());
         match known {
             Some(session) => then(session),
             None => {
@@ -248,7 +248,8 @@ impl Replica {
 
     fn events(&self, request: &Request, session: u128) -> Answer {
         let mut sessions = self.sessions.lock();
-        let mut next = sessions.find(session).map_or(1, |held| held.last_event(self.event_every) + 1);
+        let mut next =
+            sessions.find(session).map_or(1, |held| held.last_event(self.event_every) + 1);
         if let Some(last) = &request.last_event {
             match event_number(last, session) {
                 Some(number) => next = number + 1,

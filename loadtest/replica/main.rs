@@ -6,7 +6,10 @@ mod answers;
 mod connection;
 mod sessions;
 #[path = "../wire.rs"]
-#[expect(dead_code, reason = "the framing is shared with the load generator, which needs more of it")]
+#[expect(
+    dead_code,
+    reason = "the framing is shared with the load generator, which needs more of it"
+)]
 mod wire;
 
 use std::fs::OpenOptions;

@@ -64,10 +64,10 @@ impl Sessions {
     }
 
     pub(crate) fn stats(&self, name: &str) -> Value {
-        let with_state =
-            self.open.iter().filter(|(_, session)| {
-                session.level.is_some() || !session.subscriptions.is_empty()
-            });
+        let with_state = self
+            .open
+            .iter()
+            .filter(|(_, session)| session.level.is_some() || !session.subscriptions.is_empty());
         let listed = with_state.take(LISTED_MAX).map(|(id, session)| {
             json!({"session": text(*id), "level": session.level, "subscriptions": session.subscriptions})
         });
