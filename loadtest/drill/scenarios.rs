@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
+use futures::future::try_join_all;
+use serde_json::Value;
 
 use crate::admin::Operator;
 use crate::fleet::{Fleet, Start};
@@ -113,12 +115,9 @@ pub(crate) async fn drain(
             operator.drain(&url, DRAIN_DEADLINE).await?;
         }
         let began = Instant::now();
-        for operator in &operators {
-            let is_empty = |endpoint: &serde_json::Value| {
-                endpoint["sessions"] == 0 && endpoint["in_flight"] == 0
-            };
-            operator.until(&url, is_empty, DRAINED_WITHIN).await?;
-        }
+        let is_empty = |endpoint: &Value| endpoint["sessions"] == 0 && endpoint["in_flight"] == 0;
+        let waits = operators.iter().map(|operator| operator.until(&url, is_empty, DRAINED_WITHIN));
+        try_join_all(waits).await?;
         let took = began.elapsed().as_secs_f64();
         let replica = &mut fleet.replicas[number];
         let left = replica.stats().await?["sessions"].clone();
@@ -185,12 +184,10 @@ pub(crate) async fn hang(
     let url = fleet.endpoints()[0].url();
     let began = Instant::now();
     fleet.replicas[0].process()?.signal("STOP")?;
-    let mut ejected = Vec::new();
-    for operator in operators(fleet) {
-        let is_ejected = |endpoint: &serde_json::Value| endpoint["state"] == "ejected";
-        let limit = EJECTED_WITHIN.saturating_sub(began.elapsed());
-        ejected.push(operator.until(&url, is_ejected, limit).await?);
-    }
+    let is_ejected = |endpoint: &Value| endpoint["state"] == "ejected";
+    let operators = operators(fleet);
+    let waits = operators.iter().map(|operator| operator.until(&url, is_ejected, EJECTED_WITHIN));
+    let ejected = try_join_all(waits).await?;
     for (number, at) in ejected.iter().enumerate() {
         let after = (*at - began).as_secs_f64();
         findings.said.push(format!("gateway-{number} ejected the hung replica after {after:.2} s"));

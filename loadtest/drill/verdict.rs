@@ -1,5 +1,6 @@
 //! Whether a run has reached its goal: which failures its events excuse, and everything else that must not be.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use crate::ledger::Ledger;
@@ -9,7 +10,7 @@ use crate::tally::{Failure, Tally};
 /// What a busy machine may add to a time limit of the gateway before it counts as missed.
 const SLACK: Duration = Duration::from_millis(500);
 /// Failures that are told one by one.
-const TOLD_MAX: usize = 8;
+const TOLD_MAX: usize = 4;
 
 /// What the events of a scenario leave behind.
 #[derive(Debug, Default)]
@@ -64,7 +65,7 @@ pub(crate) fn judge(tally: &Tally, ledger: &Ledger, findings: &Findings) -> Verd
         tally.failures.iter().partition(|failure| is_allowed(failure, ledger, findings));
     let mut missed = findings.missed.clone();
     if !failed.is_empty() {
-        missed.push(format!("{} requests failed", failed.len()));
+        missed.push(format!("{} requests failed: {}", failed.len(), kinds(&failed)));
         missed.extend(failed.iter().take(TOLD_MAX).map(|failure| line(failure, findings)));
     }
     let twice = ledger.twice();
@@ -98,6 +99,20 @@ pub(crate) fn judge(tally: &Tally, ledger: &Ledger, findings: &Findings) -> Verd
     let calls = tally.answered.len() + calls_among(&failed) + calls_among(&allowed);
     let (failed, allowed) = (failed.len(), allowed.len());
     Verdict { calls: calls as u64, failed, allowed, twice: twice.len(), missed }
+}
+
+/// How many failed in which way.
+fn kinds(failures: &[&Failure]) -> String {
+    let mut counts: BTreeMap<String, u64> = BTreeMap::new();
+    for Failure { asked, fault, .. } in failures {
+        let how = match fault {
+            Fault::Status(status, _) => format!("status {status}"),
+            other => other.to_string(),
+        };
+        *counts.entry(format!("{} {how}", asked.what)).or_default() += 1;
+    }
+    let kinds = counts.iter().map(|(kind, count)| format!("{count} {kind}"));
+    kinds.collect::<Vec<_>>().join(", ")
 }
 
 fn calls_among(failures: &[&Failure]) -> usize {
