@@ -184,7 +184,7 @@ impl Client {
         let load = Arc::clone(&self.load);
         let is_visitor = number % VISITOR_EVERY == VISITOR_EVERY - 1;
         // Of the others every second one listens, counted in twos so that both protocols do.
-        let mut stream = (!is_visitor && (number / 2) % 2 == 0).then_some(stream);
+        let mut stream = (!is_visitor && (number / 2).is_multiple_of(2)).then_some(stream);
         let mut is_first = true;
         while !load.is_over() {
             self.pace.tick().await;
@@ -202,9 +202,7 @@ impl Client {
                 None => self.call_in(&session, calls).await,
             }
             if is_visitor {
-                drop(
-                    self.ask("DELETE", 0, None, &messages::end(&session), messages::accepted).await,
-                );
+                drop(self.ask("DELETE", 0, None, &messages::end(&session), messages::ended).await);
             }
         }
     }
@@ -268,7 +266,9 @@ impl Client {
         let asked = self.asked("tools/call", id, replica);
         let peer = &mut self.peers[asked.gateway];
         let answer = peer.ask(request).await.and_then(|answer| messages::told(&answer, id));
-        let took = asked.sent.elapsed();
+        // The time that the call was asked to take is no delay.
+        let wait = Duration::from_millis(manner(id).wait_ms);
+        let took = asked.sent.elapsed().saturating_sub(wait);
         self.load.calls.fetch_add(1, Ordering::Relaxed);
         let mut tally = self.load.tally.lock();
         match answer {

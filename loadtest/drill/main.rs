@@ -3,7 +3,10 @@
 //! One line for each run; the exit code is 1 when a goal was missed. loadtest/README.md says how to read it.
 
 #[path = "../histogram.rs"]
-#[expect(dead_code, reason = "shared with the load generator, which needs more of it")]
+#[cfg_attr(
+    not(test),
+    expect(dead_code, reason = "shared with the load generator, which needs more of it")
+)]
 mod histogram;
 #[path = "../wire.rs"]
 #[expect(dead_code, reason = "shared with the load generator, which needs more of it")]
@@ -224,16 +227,20 @@ async fn under_load(
     });
     let mut clients = load.start();
     load.until_ready().await?;
-    match scenario {
-        Scenario::Steady | Scenario::Abandon => {}
-        Scenario::Restart => scenarios::restart(fleet, &load, findings).await?,
-        Scenario::Drain => scenarios::drain(fleet, &load, findings).await?,
-        Scenario::Upgrade => scenarios::upgrade(fleet, &load, findings).await?,
-        Scenario::Scale => scale::run(fleet, &load, &balancer, findings).await?,
-        Scenario::Reload => reload::run(fleet, &load, findings).await?,
-        Scenario::Hang => scenarios::hang(fleet, &load, findings).await?,
+    let happened = match scenario {
+        Scenario::Steady | Scenario::Abandon => Ok(()),
+        Scenario::Restart => scenarios::restart(fleet, &load, findings).await,
+        Scenario::Drain => scenarios::drain(fleet, &load, findings).await,
+        Scenario::Upgrade => scenarios::upgrade(fleet, &load, findings).await,
+        Scenario::Scale => scale::run(fleet, &load, &balancer, findings).await,
+        Scenario::Reload => reload::run(fleet, &load, findings).await,
+        Scenario::Hang => scenarios::hang(fleet, &load, findings).await,
+    };
+    match happened {
+        Ok(()) => load.until(1.0).await,
+        // What the clients have seen until then still counts.
+        Err(fault) => findings.missed.push(format!("not carried out to its end: {fault}")),
     }
-    load.until(1.0).await;
     load.stop();
     let patience = tokio::time::Instant::now() + LAST_ANSWERS_WITHIN;
     while let Ok(Some(client)) = tokio::time::timeout_at(patience, clients.join_next()).await {

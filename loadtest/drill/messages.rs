@@ -140,6 +140,11 @@ pub(crate) fn accepted(answer: &Answer) -> Result<(), Fault> {
     }
 }
 
+/// An answer to DELETE; that there is no such session any more is what was wanted.
+pub(crate) fn ended(answer: &Answer) -> Result<(), Fault> {
+    if answer.head.status == 404 { Ok(()) } else { accepted(answer) }
+}
+
 fn events(body: &[u8]) -> impl Iterator<Item = Value> {
     let lines = body.split(|byte| *byte == b'\n');
     lines.filter_map(|line| serde_json::from_slice(line.strip_prefix(b"data: ")?).ok())

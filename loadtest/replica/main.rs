@@ -20,7 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinSet;
 
 use answers::Replica;
@@ -46,6 +46,9 @@ struct Flags {
     while_stdin_is_open: bool,
 }
 
+/// Connections that the system accepts for a replica that is stopped where it stands; the usual 128 are soon full, and then it would look unreachable.
+const BACKLOG: u32 = 1024;
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> io::Result<()> {
     let flags = Flags::parse();
@@ -59,7 +62,7 @@ async fn main() -> io::Result<()> {
     let ledger = OpenOptions::new().append(true).create(true).open(&flags.ledger)?;
     let event_every = Duration::from_millis(flags.event_every_ms);
     let replica = Arc::new(Replica::new(flags.name, ledger, event_every));
-    let listener = TcpListener::bind(flags.listen).await?;
+    let listener = listen(flags.listen)?;
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
@@ -73,4 +76,12 @@ async fn main() -> io::Result<()> {
         let connection = Connection::new(stream, Arc::clone(&replica));
         connections.spawn(async move { drop(connection.serve().await) });
     }
+}
+
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // One that was killed a moment ago has left connections behind on this address.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
