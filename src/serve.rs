@@ -2,11 +2,12 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use pingora::apps::http_app::HttpServer;
+use pingora::apps::http_app::{HttpServer, ServeHttp};
 use pingora::listeners::tls::TlsSettings;
 use pingora::listeners::{L4BufferSettings, ListenerConfig, Listeners};
 use pingora::server::configuration::ServerConf;
@@ -18,7 +19,7 @@ use pingora::services::background::{BackgroundService, background_service};
 use pingora::services::listening::Service;
 use pingora::tls::{ServerConfig, load_certs_and_key_files, version};
 
-use crate::admin::{Draining, Guard, Probes};
+use crate::admin::{Api, Draining, Guard, Operators, Probes, Reload, Upkeep};
 use crate::config::{self, Problem, Problems, Settings};
 use crate::proxy::{Edge, ProxyProtocol, Shared};
 use crate::snapshot::Snapshot;
@@ -69,9 +70,11 @@ pub fn check(settings: &Settings) -> Result<(), Problems> {
     }
 }
 
-/// Runs the gateway until a signal stops it. `companions` start with it.
+/// Runs the gateway until a signal stops it. `companions` start with it. With the `file` that the
+/// settings came from they can change meanwhile.
 pub fn run(
     settings: &Settings,
+    file: Option<&Path>,
     companions: Vec<Box<dyn ServiceWithDependents>>,
 ) -> Result<(), Failure> {
     check(settings).map_err(Failure::Settings)?;
@@ -83,12 +86,24 @@ pub fn run(
         TcpListener::bind(address).map_err(|error| Failure::Listen { address, error })?;
     }
     let shared = Arc::new(share(settings)?);
+    let api = match file {
+        Some(file) => {
+            let reload = Reload::new(file, settings, Arc::clone(&shared), check)?;
+            Some(Arc::new(Api::new(Arc::new(reload))))
+        }
+        None => None,
+    };
     let draining = Draining::default();
     let conf = server_conf(settings);
     let mut server = Server::new_with_opt_and_conf(None, conf);
     server.bootstrap();
     for service in services(settings, &shared, &draining, &server.configuration) {
         server.add_boxed_service(service);
+    }
+    if let Some(api) = api {
+        for service in operation(settings, &shared, &draining, &api) {
+            server.add_boxed_service(service);
+        }
     }
     for companion in companions {
         server.add_boxed_service(companion);
@@ -150,22 +165,45 @@ fn services(
             edge,
         )));
     }
-    let admin = settings.admin.as_ref().map(|admin| admin.listen);
-    for (address, guard) in [(settings.health, Guard::None), (admin, Guard::LoopbackHost)] {
-        if let Some(address) = address {
-            let probes = Probes::new(Arc::clone(shared.metrics()), draining.clone(), guard);
-            let server = HttpServer::new_app(probes);
-            let mut service = Service::new(format!("probes {address}"), server);
-            service.add_tcp(&address.to_string());
-            // Probes have a thread of their own, so that they answer when the workers are busy.
-            service.threads = Some(1);
-            services.push(Box::new(service));
-        }
+    if let Some(address) = settings.health {
+        let probes = Probes::new(Arc::clone(shared.metrics()), draining.clone(), Guard::None);
+        services.push(aside(format!("probes {address}"), address, probes));
     }
     let mut housekeeping = background_service("housekeeping", Housekeeping(Arc::clone(shared)));
     housekeeping.threads = Some(1);
     services.push(Box::new(housekeeping));
     services
+}
+
+/// What lets operators see and change a running gateway.
+fn operation(
+    settings: &Settings,
+    shared: &Arc<Shared>,
+    draining: &Draining,
+    api: &Arc<Api>,
+) -> Vec<Box<dyn ServiceWithDependents>> {
+    let mut upkeep = background_service("upkeep", Upkeep::new(Arc::clone(api)));
+    upkeep.threads = Some(1);
+    let mut services: Vec<Box<dyn ServiceWithDependents>> = vec![Box::new(upkeep)];
+    if let Some(admin) = &settings.admin {
+        let probes = |guard| Probes::new(Arc::clone(shared.metrics()), draining.clone(), guard);
+        let (loopback, anywhere) = (probes(Guard::LoopbackHost), probes(Guard::None));
+        let operators = Operators::new(loopback, anywhere, Arc::clone(api));
+        services.push(aside(format!("admin {}", admin.listen), admin.listen, operators));
+    }
+    services
+}
+
+/// A plain listener with a thread of its own, so that it answers when the workers are busy.
+fn aside<A: ServeHttp + Send + Sync + 'static>(
+    name: String,
+    address: SocketAddr,
+    app: A,
+) -> Box<dyn ServiceWithDependents> {
+    let mut service = Service::new(name, HttpServer::new_app(app));
+    service.add_tcp(&address.to_string());
+    service.threads = Some(1);
+    Box::new(service)
 }
 
 fn listen(settings: &config::Listener) -> Listeners {

@@ -5,6 +5,7 @@ mod logs;
 mod metrics;
 mod reason;
 
+pub use clock::rfc3339;
 pub use logs::{Format, Line, RequestLog, start_diagnostics};
 pub use metrics::{Labels, Metrics, Outcome, RouteMetrics};
 pub use reason::Reason;
