@@ -1,11 +1,13 @@
 //! Every command of the program.
 #![expect(clippy::print_stdout, reason = "answers of commands go to standard output")]
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::admin;
 use crate::config::{self, Problems, Settings};
 use crate::serve::{self, Failure, Start};
 use crate::telemetry;
@@ -30,7 +32,7 @@ enum Command {
     Demo {
         /// Where to listen.
         #[arg(long, default_value = "127.0.0.1:8080")]
-        listen: std::net::SocketAddr,
+        listen: SocketAddr,
     },
     /// Run the gateway.
     Run {
@@ -50,6 +52,21 @@ enum Command {
         #[arg(long)]
         schema: bool,
     },
+    /// Show what a running gateway knows of its servers: owners, endpoints, states, sessions.
+    Servers {
+        /// The gateway's admin listener.
+        #[arg(long, default_value = "http://127.0.0.1:9901", conflicts_with = "config")]
+        admin: String,
+        /// The gateway's configuration file, which names its admin listener.
+        #[arg(long)]
+        config: Option<PathBuf>,
+        /// A file with the token; without it the environment variable TOOLGATE_ADMIN_TOKEN is read.
+        #[arg(long)]
+        token_file: Option<PathBuf>,
+        /// Print what the admin API answered.
+        #[arg(long)]
+        json: bool,
+    },
     /// Print the version.
     Version,
 }
@@ -63,7 +80,7 @@ pub fn run() -> ExitCode {
             Ok(settings) => {
                 telemetry::start_diagnostics();
                 let start = if upgrade { Start::Upgrade } else { Start::Afresh };
-                ended(serve::run(&settings, Vec::new(), start))
+                ended(serve::run(&settings, Some(&config), Vec::new(), start))
             }
             Err(problems) => bad_configuration(&problems),
         },
@@ -72,6 +89,10 @@ pub fn run() -> ExitCode {
             ExitCode::SUCCESS
         }
         Command::Check { config, schema: false } => check(&config.unwrap_or_default()),
+        Command::Servers { admin, config, token_file, json } => {
+            let form = if json { Form::Json } else { Form::Table };
+            servers(admin, config.as_deref(), token_file.as_deref(), form)
+        }
         Command::Version => {
             println!("toolgate {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
@@ -90,8 +111,58 @@ fn check(path: &Path) -> ExitCode {
     }
 }
 
+/// How an answer is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Table,
+    Json,
+}
+
+fn servers(url: String, config: Option<&Path>, token: Option<&Path>, form: Form) -> ExitCode {
+    let url = match config.map(load) {
+        None => url,
+        Some(Err(problems)) => return bad_configuration(&problems),
+        Some(Ok(settings)) => match settings.admin {
+            Some(admin) => format!("http://{}", reachable(admin.listen)),
+            None => return failed(&"there is no `admin` section in this configuration"),
+        },
+    };
+    let token = match token {
+        Some(path) => match std::fs::read_to_string(path) {
+            Ok(token) => token,
+            Err(error) => return failed(&format!("cannot read {}: {error}", path.display())),
+        },
+        None => std::env::var("TOOLGATE_ADMIN_TOKEN").unwrap_or_default(),
+    };
+    match admin::servers(&url, token.trim()) {
+        Ok(servers) => {
+            match form {
+                Form::Table => print!("{}", admin::table(&servers)),
+                Form::Json => println!("{servers:#}"),
+            }
+            ExitCode::SUCCESS
+        }
+        Err(fault) => failed(&fault),
+    }
+}
+
+/// Who listens on every address also listens on loopback.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    address
+}
+
+fn failed(why: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("toolgate: {why}");
+    ExitCode::from(FAILURE)
+}
+
 fn load(path: &Path) -> Result<Settings, Problems> {
-    config::load(path, &|name| std::env::var(name).ok())
+    admin::load(path, &|name| std::env::var(name).ok())
 }
 
 fn bad_configuration(problems: &Problems) -> ExitCode {
@@ -103,15 +174,12 @@ fn ended(result: Result<(), Failure>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Settings(problems)) => bad_configuration(&problems),
-        Err(failure) => {
-            eprintln!("toolgate: {failure}");
-            ExitCode::from(FAILURE)
-        }
+        Err(failure) => failed(&failure),
     }
 }
 
 #[cfg(feature = "demo")]
-fn demo(listen: std::net::SocketAddr) -> ExitCode {
+fn demo(listen: SocketAddr) -> ExitCode {
     telemetry::start_diagnostics();
     let demo = match crate::demo::Demo::prepare(listen) {
         Ok(demo) => demo,
@@ -122,5 +190,5 @@ fn demo(listen: std::net::SocketAddr) -> ExitCode {
     };
     println!("{}", demo.greeting());
     let (settings, fleet) = demo.into_parts();
-    ended(serve::run(&settings, vec![fleet], Start::Afresh))
+    ended(serve::run(&settings, None, vec![fleet], Start::Afresh))
 }

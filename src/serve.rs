@@ -2,13 +2,14 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use pingora::apps::ServerApp;
-use pingora::apps::http_app::HttpServer;
+use pingora::apps::http_app::{HttpServer, ServeHttp};
 use pingora::listeners::tls::TlsSettings;
 use pingora::listeners::{L4BufferSettings, ListenerConfig, Listeners};
 use pingora::server::configuration::ServerConf;
@@ -21,7 +22,7 @@ use pingora::services::{ServiceReadyNotifier, ServiceWithDependents};
 use pingora::tls::{ServerConfig, load_certs_and_key_files, version};
 use tokio::sync::{Mutex, oneshot};
 
-use crate::admin::{Guard, Probes};
+use crate::admin::{self, Api, Guard, Operators, Probes, Reload};
 use crate::config::{self, Problem, Problems, Settings};
 use crate::lifecycle::{self, Handover, HandoverFault, Lifecycle, Signals};
 use crate::proxy::{Edge, ProxyProtocol, Shared};
@@ -96,9 +97,11 @@ pub fn check(settings: &Settings) -> Result<(), Problems> {
     }
 }
 
-/// Runs the gateway until a signal stops it. `companions` start with it.
+/// Runs the gateway until a signal stops it. `companions` start with it. With the `file` that the
+/// settings came from they can change meanwhile.
 pub fn run(
     settings: &Settings,
+    file: Option<&Path>,
     companions: Vec<Box<dyn ServiceWithDependents>>,
     start: Start,
 ) -> Result<(), Failure> {
@@ -119,10 +122,22 @@ pub fn run(
         // Pingora binds later, in a thread where a failure would be a panic that nobody sees.
         TcpListener::bind(address).map_err(|error| Failure::Listen { address, error })?;
     }
+    let api = match file {
+        Some(file) => {
+            let reload = Reload::new(file, settings, Arc::clone(&shared), check)?;
+            Some(Arc::new(Api::new(Arc::new(reload))))
+        }
+        None => None,
+    };
     let mut server = Server::new_with_opt_and_conf(None, server_conf(settings));
     server.bootstrap();
     for service in services(settings, &shared, &handover, &server.configuration) {
         server.add_boxed_service(service);
+    }
+    if let Some(api) = api {
+        for service in operation(settings, &shared, &handover, &api) {
+            server.add_boxed_service(service);
+        }
     }
     for companion in companions {
         server.add_boxed_service(companion);
@@ -219,19 +234,9 @@ fn services(
         let service = Service::with_listeners(name, listen(listener), edge);
         services.push(Box::new(Listening { service, sockets: handover.sockets(), until: None }));
     }
-    let admin = settings.admin.as_ref().map(|admin| admin.listen);
-    for (address, guard) in [(settings.health, Guard::None), (admin, Guard::LoopbackHost)] {
-        if let Some(address) = address {
-            let lifecycle = shared.lifecycle();
-            let until = Some(lifecycle.handed_over());
-            let probes = Probes::new(Arc::clone(shared.metrics()), Arc::clone(lifecycle), guard);
-            let server = HttpServer::new_app(probes);
-            let mut service = Service::new(format!("probes {address}"), server);
-            service.add_tcp(&address.to_string());
-            // Probes have a thread of their own, so that they answer when the workers are busy.
-            service.threads = Some(1);
-            services.push(Box::new(Listening { service, sockets: handover.sockets(), until }));
-        }
+    if let Some(address) = settings.health {
+        let probes = probes(shared, Guard::None);
+        services.push(aside(format!("probes {address}"), address, probes, shared, handover));
     }
     let mut housekeeping = background_service("housekeeping", Housekeeping::new(shared));
     housekeeping.threads = Some(1);
@@ -240,6 +245,46 @@ fn services(
     sessions.threads = Some(1);
     services.push(Box::new(sessions));
     services
+}
+
+/// What lets operators see and change a running gateway.
+fn operation(
+    settings: &Settings,
+    shared: &Arc<Shared>,
+    handover: &Handover,
+    api: &Arc<Api>,
+) -> Vec<Box<dyn ServiceWithDependents>> {
+    let mut upkeep = background_service("upkeep", admin::Upkeep::new(Arc::clone(api)));
+    upkeep.threads = Some(1);
+    let mut services: Vec<Box<dyn ServiceWithDependents>> = vec![Box::new(upkeep)];
+    if let Some(admin) = &settings.admin {
+        let (loopback, anywhere) =
+            (probes(shared, Guard::LoopbackHost), probes(shared, Guard::None));
+        let operators = Operators::new(loopback, anywhere, Arc::clone(api));
+        let name = format!("admin {}", admin.listen);
+        services.push(aside(name, admin.listen, operators, shared, handover));
+    }
+    services
+}
+
+fn probes(shared: &Arc<Shared>, guard: Guard) -> Probes {
+    Probes::new(Arc::clone(shared.metrics()), Arc::clone(shared.lifecycle()), guard)
+}
+
+/// A plain listener with a thread of its own, so that it answers when the workers are busy, and
+/// until the process ends or its successor answers.
+fn aside<A: ServeHttp + Send + Sync + 'static>(
+    name: String,
+    address: SocketAddr,
+    app: A,
+    shared: &Shared,
+    handover: &Handover,
+) -> Box<dyn ServiceWithDependents> {
+    let until = Some(shared.lifecycle().handed_over());
+    let mut service = Service::new(name, HttpServer::new_app(app));
+    service.add_tcp(&address.to_string());
+    service.threads = Some(1);
+    Box::new(Listening { service, sockets: handover.sockets(), until })
 }
 
 fn listen(settings: &config::Listener) -> Listeners {

@@ -93,6 +93,17 @@ impl From<At<Url>> for EndpointText {
     }
 }
 
+/// An endpoint that no file names, checked as if one did.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub fn endpoint(url: &str, weight: u32) -> Result<Endpoint, String> {
+    let place = Place::default();
+    let value = Url::parse(url).map_err(Fault::into_text)?;
+    let Weight(weight) = Weight::parse(&weight.to_string()).map_err(Fault::into_text)?;
+    Ok(EndpointText { url: At { place, head: place, value }, weight: Some(weight) }.check())
+}
+
 /// Checks the endpoints of one list, which may be empty.
 pub(super) fn check_all(
     list: Vec<Field<EndpointText>>,

@@ -27,6 +27,7 @@ mod telemetry;
 mod include;
 mod root;
 mod immovable;
+mod watch;
 #[cfg(test)]
 mod tests;
 
@@ -37,7 +38,7 @@ use std::sync::Arc;
 pub use admin::{Admin, Role, Token};
 pub use balance::{Balance, HashKey, OnEndpointLoss};
 pub use discovery::{Discovery, endpoints_file};
-pub use endpoints::Endpoint;
+pub use endpoints::{Endpoint, endpoint};
 pub use identity::{Anonymous, ApiKey, Identity};
 pub use listeners::{Listener, ListenerLimits, ProxyProtocol, Tls};
 pub use place::{Place, Sources};
@@ -45,11 +46,13 @@ pub use problem::{Problem, Problems};
 pub use resilience::{Breaker, Ejection, Health, Probe, Retries};
 pub use routes::Route;
 pub use runtime::Runtime;
+pub use scalars::duration;
 pub use secret::Secret;
 pub use servers::{Protocol, Server, Timeouts};
 pub use sessions::{Reap, Sessions};
 pub use telemetry::{RequestLog, Telemetry};
 pub use url::Scheme;
+pub use watch::{Marks, Watch};
 
 use reading::Reading;
 use root::{Files, RootText};

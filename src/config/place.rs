@@ -79,6 +79,7 @@ fn narrow(number: usize) -> u32 {
 pub struct Sources {
     list: Vec<Source>,
     files: BTreeSet<PathBuf>,
+    digest: [u8; 32],
 }
 
 /// One file: its name as the operator wrote it, and its lines as they may be shown.
@@ -89,8 +90,14 @@ pub(super) struct Source {
 }
 
 impl Sources {
-    pub(super) fn new(list: Vec<Source>, files: BTreeSet<PathBuf>) -> Self {
-        Self { list, files }
+    pub(super) fn new(list: Vec<Source>, files: BTreeSet<PathBuf>, digest: [u8; 32]) -> Self {
+        Self { list, files, digest }
+    }
+
+    /// The digest of everything that was read, secrets included: another one is another configuration.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        self.digest
     }
 
     /// Everything on which the reading depends, each once: the files that were read or should have been, and the

@@ -29,6 +29,12 @@ impl Fault {
     pub(super) fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { message: message.into(), hint: Some(hint.into()) }
     }
+
+    /// The fault in one line, for where there is no file to point into.
+    pub(super) fn into_text(self) -> String {
+        let Self { message, hint } = self;
+        hint.map_or_else(|| message.clone(), |hint| format!("{message}: {hint}"))
+    }
 }
 
 impl<'e> Reading<'e> {

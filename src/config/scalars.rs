@@ -232,6 +232,14 @@ impl Scalar for Digest {
     }
 }
 
+/// A duration that no file names, checked as if one did.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    <Duration as Scalar>::parse(text).map_err(Fault::into_text)
+}
+
 /// Whether the text is a name that other settings, metrics and patterns can refer to.
 pub(super) fn check_name(text: &str) -> Result<(), Fault> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);

@@ -45,7 +45,10 @@ impl Shape for Secret {
         reading.texts.depend_on(&path);
         match read_text(&path, FILE_BYTES_MAX) {
             // Editors and `echo` end a file with a line break that is no part of the secret.
-            Ok(secret) => Some(Self(secret.trim_end_matches(['\n', '\r']).to_owned())),
+            Ok(secret) => {
+                reading.texts.count(&secret);
+                Some(Self(secret.trim_end_matches(['\n', '\r']).to_owned()))
+            }
             Err(why) => {
                 let message = format!("{} cannot be read: {why}", path.display());
                 reading.problem(

@@ -5,6 +5,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ring::digest::{SHA256, digest};
+
 use super::place::{Place, Source, SourceId, Sources};
 
 /// All texts of one reading.
@@ -12,6 +14,7 @@ use super::place::{Place, Source, SourceId, Sources};
 pub(super) struct Texts {
     list: Vec<Text>,
     files: BTreeSet<PathBuf>,
+    digests: Vec<u8>,
 }
 
 /// One file: its name as the operator wrote it, where it lies, and the byte ranges that must not be shown.
@@ -25,6 +28,7 @@ struct Text {
 impl Texts {
     pub(super) fn add(&mut self, name: String, directory: PathBuf, text: &str) -> SourceId {
         let id = SourceId::new(self.list.len());
+        self.count(text);
         // A byte order mark is no part of the first line.
         let text = Arc::from(text.strip_prefix('\u{feff}').unwrap_or(text));
         self.list.push(Text { name, directory, text, masked: Vec::new() });
@@ -34,6 +38,11 @@ impl Texts {
     /// Notes a file or a directory on which the reading depends.
     pub(super) fn depend_on(&mut self, path: &Path) {
         self.files.insert(path.to_path_buf());
+    }
+
+    /// Lets a text count in the digest of everything that was read.
+    pub(super) fn count(&mut self, text: &str) {
+        self.digests.extend_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
     }
 
     /// Hides a byte range from every line that is shown.
@@ -59,7 +68,10 @@ impl Texts {
 
     /// What may be shown, once everything that must not be is known.
     pub(super) fn into_sources(self) -> Sources {
-        Sources::new(self.list.into_iter().map(Text::into_source).collect(), self.files)
+        let list = self.list.into_iter().map(Text::into_source).collect();
+        let mut all = [0; 32];
+        all.copy_from_slice(digest(&SHA256, &self.digests).as_ref());
+        Sources::new(list, self.files, all)
     }
 }
 

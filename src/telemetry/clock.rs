@@ -29,6 +29,12 @@ pub(super) fn write_rfc3339(out: &mut Vec<u8>, now: SystemTime) {
     out.extend_from_slice(&fraction);
 }
 
+/// A moment in UTC to the second, as `2026-11-22T10:15:30Z`.
+pub fn rfc3339(moment: SystemTime) -> String {
+    let since = moment.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    format!("{}Z", String::from_utf8_lossy(&civil(since.as_secs())))
+}
+
 /// Days to a civil date in the proleptic Gregorian calendar, by counting from 0000-03-01 so that a
 /// leap day ends its year.
 fn civil(seconds: u64) -> [u8; 19] {

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use prometheus::{
@@ -104,10 +105,41 @@ pub struct Metrics {
     pub log_lines_lost: IntCounter,
     /// Endpoints, and what finds them.
     pub endpoints: EndpointMetrics,
+    configuration: Configuration,
     series: papaya::HashMap<Key, Arc<Series>>,
     names: Mutex<Names>,
     callers_max: usize,
     tools_max: usize,
+}
+
+/// Which configuration is in force, and how it came to be.
+struct Configuration {
+    reloads: IntCounterVec,
+    hash: IntGauge,
+    reloaded: IntGauge,
+}
+
+impl Configuration {
+    fn new(registry: &Registry) -> Self {
+        Self {
+            reloads: counters(
+                registry,
+                "toolgate_reloads_total",
+                "Readings of the configuration while running, by outcome.",
+                &["outcome"],
+            ),
+            hash: gauge(
+                registry,
+                "toolgate_config_hash",
+                "The start of the digest of the configuration in force, as a number.",
+            ),
+            reloaded: gauge(
+                registry,
+                "toolgate_config_reloaded_timestamp_seconds",
+                "When the configuration in force took effect.",
+            ),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -227,6 +259,7 @@ impl Metrics {
                 "Lines of the request log that found no room.",
             ),
             endpoints: EndpointMetrics::new(&registry),
+            configuration: Configuration::new(&registry),
             series: papaya::HashMap::new(),
             names: Mutex::new(Names::default()),
             callers_max,
@@ -265,6 +298,20 @@ impl Metrics {
     /// Counts one ejection.
     pub fn ejected(&self, server: &str, endpoint: &str, reason: &str) {
         self.ejections.with_label_values(&[server, endpoint, reason]).inc();
+    }
+
+    /// Counts one reading of the configuration.
+    pub fn reloaded(&self, outcome: &str) {
+        self.configuration.reloads.with_label_values(&[outcome]).inc();
+    }
+
+    /// A configuration with this digest has taken effect.
+    pub fn configured(&self, digest: [u8; 32], at: SystemTime) {
+        // Six bytes are a number that every reader of metrics holds exactly.
+        let hash = digest[..6].iter().fold(0, |hash, byte| hash << 8 | i64::from(*byte));
+        self.configuration.hash.set(hash);
+        let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.configuration.reloaded.set(i64::try_from(since.as_secs()).unwrap_or(i64::MAX));
     }
 
     /// Whether a server has answered this combination without error before.

@@ -6,6 +6,7 @@ mod logs;
 mod metrics;
 mod reason;
 
+pub use clock::rfc3339;
 pub use endpoints::{EndpointMetrics, EndpointShown};
 pub use logs::{Format, Line, RequestLog, start_diagnostics};
 pub use metrics::{Labels, Metrics, Outcome, RouteMetrics};

@@ -1,0 +1,329 @@
+//! The admin API: what each path and method asks for, in which order it is checked, and who did it.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use http::header::{HeaderName, IF_MATCH, IF_NONE_MATCH};
+use http::{HeaderMap, Method, StatusCode};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::answer::{Answer, Denial};
+use super::reload::{Reload, Reloaded, Trigger};
+use super::sightings::Sightings;
+use super::tokens::{self, Needs};
+use super::view;
+use crate::config::{Role, Settings};
+use crate::upstream::Pool;
+
+/// What operators see and change.
+pub struct Api {
+    reload: Arc<Reload>,
+    sightings: Sightings,
+}
+
+/// A request whose sender may make it; its body is not read yet.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) method: Method,
+    pub(super) resource: Resource,
+    pub(super) mode: Mode,
+    pub(super) role: Role,
+    /// The address of whoever asks.
+    pub(super) from: String,
+    if_match: Option<String>,
+    if_none_match: Option<String>,
+}
+
+/// What a path names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Resource {
+    Servers,
+    Server(String),
+    Endpoint(String, String),
+    Drain(String, String),
+    Undrain(String, String),
+    Reload,
+}
+
+/// Whether a change is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mode {
+    Real,
+    /// Everything is checked and nothing is changed.
+    DryRun,
+}
+
+/// A body in which there is nothing to say.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Nothing {}
+
+impl Resource {
+    fn read(path: &str) -> Option<Self> {
+        let own = str::to_owned;
+        match path.strip_prefix("/v1/")?.split('/').collect::<Vec<_>>()[..] {
+            ["reload"] => Some(Self::Reload),
+            ["servers"] => Some(Self::Servers),
+            ["servers", name] => Some(Self::Server(own(name))),
+            ["servers", name, "endpoints", id] => Some(Self::Endpoint(own(name), own(id))),
+            ["servers", name, "endpoints", id, "drain"] => Some(Self::Drain(own(name), own(id))),
+            ["servers", name, "endpoints", id, "undrain"] => {
+                Some(Self::Undrain(own(name), own(id)))
+            }
+            _ => None,
+        }
+    }
+
+    fn allow(&self) -> &'static str {
+        match self {
+            Self::Servers => "GET",
+            Self::Server(_) => "GET, PUT, DELETE",
+            Self::Endpoint(..) => "PUT, DELETE",
+            Self::Drain(..) | Self::Undrain(..) | Self::Reload => "POST",
+        }
+    }
+
+    fn needs(&self, method: &Method) -> Needs<'_> {
+        match self {
+            _ if method == Method::GET => Needs::Read,
+            Self::Endpoint(server, _) | Self::Drain(server, _) | Self::Undrain(server, _) => {
+                Needs::Register(server)
+            }
+            Self::Servers | Self::Server(_) | Self::Reload => Needs::Operate,
+        }
+    }
+}
+
+impl Api {
+    /// The API over this configuration.
+    pub fn new(reload: Arc<Reload>) -> Self {
+        Self { reload, sightings: Sightings::default() }
+    }
+
+    /// Reads everything of a request but its body, and whether its sender may make it.
+    pub(super) fn admit(
+        &self,
+        method: &Method,
+        (path, query): (&str, Option<&str>),
+        headers: &HeaderMap,
+        from: String,
+    ) -> Result<Asked, Denial> {
+        let settings = self.reload.settings();
+        let known = settings.admin.as_ref().map(|admin| &*admin.tokens).unwrap_or_default();
+        let role = tokens::role_of(headers, known)?;
+        let resource =
+            Resource::read(path).ok_or_else(|| Denial::not_found("nothing of this path"))?;
+        let allow = resource.allow();
+        if !allow.split(", ").any(|allowed| allowed == method.as_str()) {
+            return Err(Denial::method_not_allowed(allow));
+        }
+        tokens::permit(&role, resource.needs(method))?;
+        let mode = match query {
+            None | Some("" | "dry_run=false") => Mode::Real,
+            Some("dry_run=true") if method != Method::GET => Mode::DryRun,
+            Some(_) => return Err(Denial::bad_request("the only query is ?dry_run=true")),
+        };
+        let if_match = one(headers, IF_MATCH)?;
+        let if_none_match = one(headers, IF_NONE_MATCH)?;
+        let method = method.clone();
+        Ok(Asked { method, resource, mode, role, from, if_match, if_none_match })
+    }
+
+    /// Does what is asked. Blocks.
+    pub(super) fn carry_out(&self, asked: &Asked, body: &[u8]) -> Result<Answer, Denial> {
+        if matches!(asked.method, Method::GET | Method::DELETE) && !body.is_empty() {
+            return Err(Denial::bad_request("this request has no body"));
+        }
+        match &asked.resource {
+            Resource::Servers => Ok(Answer::ok(json!({ "servers": self.list() }))),
+            Resource::Server(name) => match asked.method {
+                Method::PUT => self.put_server(asked, name, body),
+                Method::DELETE => self.delete_server(asked, name),
+                _ => self.show(asked, name),
+            },
+            Resource::Endpoint(server, id) => match asked.method {
+                Method::PUT => self.put_endpoint(asked, (server, id), body),
+                _ => self.delete_endpoint(asked, (server, id)),
+            },
+            Resource::Drain(server, id) => self.drain(asked, (server, id), body),
+            Resource::Undrain(server, id) => self.undrain(asked, (server, id), body),
+            Resource::Reload => self.reload_now(asked, body),
+        }
+    }
+
+    /// Whether the configuration in force has tokens: without one there is no API.
+    pub(super) fn asks_for_tokens(&self) -> bool {
+        self.reload.settings().admin.as_ref().is_some_and(|admin| !admin.tokens.is_empty())
+    }
+
+    pub(super) fn reload(&self) -> &Arc<Reload> {
+        &self.reload
+    }
+
+    /// Notes how every server is now, so that it is known since when.
+    pub(super) fn take_note(&self) {
+        self.list();
+        let fleet = self.reload.shared().fleet();
+        self.sightings.retain(|name| fleet.pool(name).is_some());
+    }
+
+    fn list(&self) -> Vec<Value> {
+        let pools = self.reload.shared().fleet().pools();
+        pools.iter().map(|pool| self.view(pool).0).collect()
+    }
+
+    fn show(&self, asked: &Asked, name: &str) -> Result<Answer, Denial> {
+        let pool = self.pool(name)?;
+        let (server, tag) = self.view(&pool);
+        let known = asked.if_none_match.as_deref();
+        if known.is_some_and(|known| names(known.replace("W/", "").as_str(), &tag)) {
+            return Ok(Answer::new(StatusCode::NOT_MODIFIED, Value::Null).tagged(tag));
+        }
+        Ok(Answer::ok(server).tagged(tag))
+    }
+
+    fn reload_now(&self, asked: &Asked, body: &[u8]) -> Result<Answer, Denial> {
+        parse::<Nothing>(body)?;
+        let mut turn = self.reload.turn();
+        let before = tag_of(&self.reload.settings());
+        check_tag(asked, Some(before.clone()))?;
+        if asked.mode == Mode::DryRun {
+            let changes = self.reload.differences(&mut turn)?;
+            let answer =
+                json!({ "changed": !changes.is_empty(), "changes": changes, "dry_run": true });
+            return Ok(Answer::ok(answer).tagged(before));
+        }
+        let changes = match self.reload.reload_in(&mut turn, Trigger::Operator)? {
+            Reloaded::Installed(changes) => changes,
+            Reloaded::Unchanged => Vec::new(),
+        };
+        let after = tag_of(&self.reload.settings());
+        asked.log("reload", "configuration", &before, &after);
+        let answer = json!({ "changed": before != after, "changes": changes });
+        Ok(Answer::ok(answer).tagged(after))
+    }
+
+    /// The server of this name, which the configuration or a registration knows.
+    pub(super) fn pool(&self, name: &str) -> Result<Arc<Pool>, Denial> {
+        let pool = self.reload.shared().fleet().pool(name);
+        pool.ok_or_else(|| Denial::not_found("there is no server of this name"))
+    }
+
+    /// A server as the API shows it, and its entity tag.
+    pub(super) fn view(&self, pool: &Pool) -> (Value, String) {
+        let registered = self.reload.registrations().servers().contains(pool.name());
+        let settings = self.reload.settings();
+        view::server(pool, &settings, registered.into(), &self.sightings, SystemTime::now())
+    }
+
+    /// The entity tag of a server, if it is there.
+    pub(super) fn tag(&self, name: &str) -> Option<String> {
+        let pool = self.pool(name).ok()?;
+        Some(self.view(&pool).1)
+    }
+
+    /// The answer to a change that was made, or would have been.
+    pub(super) fn done(
+        &self,
+        asked: &Asked,
+        server: &str,
+        status: StatusCode,
+        body: Value,
+    ) -> Answer {
+        let body = match asked.mode {
+            Mode::Real => body,
+            Mode::DryRun => json!({ "dry_run": true }),
+        };
+        let answer = Answer::new(status, body);
+        match self.tag(server) {
+            Some(tag) => answer.tagged(tag),
+            None => answer,
+        }
+    }
+}
+
+impl Asked {
+    /// Writes down a change: who, what, and from what to what.
+    pub(super) fn log(&self, what: &str, of: &str, before: &str, after: &str) {
+        let role = tokens::name(&self.role);
+        tracing::info!(role, from = self.from, what, of, before, after, "admin");
+    }
+}
+
+/// Refuses a change that was meant for another state.
+pub(super) fn check_tag(asked: &Asked, tag: Option<String>) -> Result<(), Denial> {
+    let Some(wanted) = &asked.if_match else { return Ok(()) };
+    match tag.is_some_and(|tag| names(wanted, &tag)) {
+        true => Ok(()),
+        false => Err(Denial::new(StatusCode::PRECONDITION_FAILED, "it has changed meanwhile")),
+    }
+}
+
+/// Reads a body; none says nothing.
+pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Denial> {
+    let body = if body.is_empty() { b"{}" } else { body };
+    serde_json::from_slice(body).map_err(|error| Denial::bad_request(format!("bad JSON: {error}")))
+}
+
+/// The entity tag of the configuration.
+fn tag_of(settings: &Settings) -> String {
+    let digest = settings.sources.digest();
+    let digits = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    format!("\"{digits}\"")
+}
+
+fn names(list: &str, tag: &str) -> bool {
+    list.split(',').map(str::trim).any(|one| one == "*" || one == tag)
+}
+
+fn one(headers: &HeaderMap, name: HeaderName) -> Result<Option<String>, Denial> {
+    let mut fields = headers.get_all(&name).iter();
+    match (fields.next(), fields.next()) {
+        (None, _) => Ok(None),
+        (Some(field), None) => {
+            let text = field.to_str().map_err(|_| Denial::bad_request(format!("bad {name}")))?;
+            Ok(Some(text.to_owned()))
+        }
+        (Some(_), Some(_)) => Err(Denial::bad_request(format!("{name} is given twice"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Resource, names};
+
+    #[test]
+    fn paths_name_resources_letter_by_letter() {
+        let check = |path: &str, expected: Option<Resource>| {
+            assert_eq!(Resource::read(path), expected, "{path}");
+        };
+        let (a, b) = (|| "a".to_owned(), || "b".to_owned());
+        check("/v1/servers", Some(Resource::Servers));
+        check("/v1/servers/a", Some(Resource::Server(a())));
+        check("/v1/servers/a/endpoints/b", Some(Resource::Endpoint(a(), b())));
+        check("/v1/servers/a/endpoints/b/drain", Some(Resource::Drain(a(), b())));
+        check("/v1/servers/a/endpoints/b/undrain", Some(Resource::Undrain(a(), b())));
+        check("/v1/reload", Some(Resource::Reload));
+        for path in
+            ["/v1", "/v1/", "/v1/servers/a/endpoints", "/v1/reload/x", "/v2/servers", "/V1/servers"]
+        {
+            check(path, None);
+        }
+    }
+
+    #[test]
+    fn tags_are_named_in_lists() {
+        for (list, expected) in [
+            ("\"x\"", true),
+            ("\"y\", \"x\"", true),
+            ("*", true),
+            ("\"y\"", false),
+            ("x", false),
+            ("W/\"x\"", false),
+        ] {
+            assert_eq!(names(list, "\"x\""), expected, "{list}");
+        }
+    }
+}

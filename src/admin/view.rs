@@ -1,0 +1,130 @@
+//! A server as the admin API shows it, and the tag of what somebody wants of it.
+
+use std::time::{Duration, SystemTime};
+
+use ring::digest::{SHA256, digest};
+use serde_json::{Value, json};
+
+use super::difference::placeless;
+use super::sightings::Sightings;
+use crate::config::{OnEndpointLoss, Settings};
+use crate::telemetry::rfc3339;
+use crate::upstream::{Member, Pool, Source, now_ms};
+
+/// Who says that a server is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    Configured,
+    Registered,
+}
+
+impl From<bool> for Origin {
+    fn from(is_registered: bool) -> Self {
+        if is_registered { Self::Registered } else { Self::Configured }
+    }
+}
+
+/// A server in JSON, and its entity tag: that of its members, weights, sources, drains and settings,
+/// and of no counter, so that it changes only when somebody changes something.
+pub(super) fn server(
+    pool: &Pool,
+    settings: &Settings,
+    origin: Origin,
+    sightings: &Sightings,
+    now: SystemTime,
+) -> (Value, String) {
+    let members = pool.members();
+    let now_ms = now_ms();
+    let routes: Vec<&str> = settings
+        .routes
+        .iter()
+        .filter(|route| {
+            settings.servers.get(route.server).is_some_and(|server| server.name == pool.name())
+        })
+        .map(|route| route.path.as_str())
+        .collect();
+    let wanted: Vec<Value> = members.list().iter().map(wanted).collect();
+    let of = placeless(pool.settings());
+    let tag = digest(&SHA256, format!("{origin:?} {routes:?} {wanted:?} {of:?}").as_bytes());
+    let tag = tag.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let tag = format!("\"{tag}\"");
+
+    let states: Vec<_> = members
+        .endpoints()
+        .iter()
+        .map(|endpoint| (endpoint.id(), pool.state(endpoint, now_ms)))
+        .collect();
+    let since = sightings.see(pool.name(), &tag, &states, now);
+    let rows = members.list().iter().zip(&states).zip(&since.endpoints);
+    let endpoints: Vec<Value> = rows
+        .map(|((member, (_, state)), since)| {
+            endpoint(member, state.as_str(), *since, &Clock { now, now_ms })
+        })
+        .collect();
+    let sum = |key: &str| endpoints.iter().filter_map(|row| row[key].as_u64()).sum::<u64>();
+    let server = json!({
+        "name": pool.name(),
+        "owner": of.owner,
+        "description": of.description,
+        "source": match origin {
+            Origin::Configured => "configured",
+            Origin::Registered => "registered",
+        },
+        "routes": routes,
+        "on_endpoint_loss": match of.on_endpoint_loss {
+            OnEndpointLoss::Move => "move",
+            OnEndpointLoss::NotFound => "not_found",
+        },
+        "sessions": sum("sessions"),
+        "in_flight": sum("in_flight"),
+        "last_change": rfc3339(since.changed),
+        "endpoints": endpoints,
+    });
+    (server, tag)
+}
+
+/// Both clocks at one moment.
+struct Clock {
+    now: SystemTime,
+    now_ms: u64,
+}
+
+impl Clock {
+    /// The time of day of a moment to come.
+    fn at(&self, ms: u64) -> SystemTime {
+        self.now + Duration::from_millis(ms.saturating_sub(self.now_ms))
+    }
+}
+
+fn wanted(member: &Member) -> Value {
+    json!([
+        member.name,
+        member.endpoint.url(),
+        member.endpoint.weight(),
+        member.source.as_str(),
+        member.source == Source::Permanent,
+        member.endpoint.standing().drain_deadline_ms(),
+    ])
+}
+
+fn endpoint(member: &Member, state: &str, since: SystemTime, clock: &Clock) -> Value {
+    let Member { name, endpoint, source } = member;
+    let lease = match source {
+        Source::Leased { until_ms } => Some(until_ms.saturating_sub(clock.now_ms).div_ceil(1000)),
+        _ => None,
+    };
+    let deadline = endpoint.standing().drain_deadline_ms();
+    json!({
+        "id": name,
+        "url": endpoint.url(),
+        "weight": endpoint.weight(),
+        "source": source.as_str(),
+        "state": state,
+        "since": rfc3339(since),
+        "sessions": endpoint.standing().sessions(),
+        "in_flight": endpoint.in_flight(),
+        "lease_seconds_left": lease,
+        "drain_deadline": deadline.map(|ms| rfc3339(clock.at(ms))),
+        "permanent": *source == Source::Permanent,
+    })
+}
