@@ -123,7 +123,7 @@ impl Gateway {
         let place = self.open_elsewhere(ctx, held, loss, &opener).await?;
         let now = seconds(SystemTime::now());
         sessions.moved(held.key(), &place, revision, now, rules);
-        self.metrics.session_moved(pool.name(), loss.as_str());
+        self.metrics.sessions.moved(pool.name(), loss.as_str());
         tracing::info!(
             server = pool.name(),
             from = held.endpoint.as_ref().map_or("", |endpoint| endpoint.url()),

@@ -49,7 +49,7 @@ impl Shared {
             let abandoned = sessions.sweep(now, rules, BATCH);
             let count = abandoned.len();
             if rules.view == View::Whole {
-                self.metrics.sessions_abandoned.inc_by(count as u64);
+                self.metrics.sessions.abandoned.inc_by(count as u64);
                 self.end_all(abandoned).await;
             }
             if count < BATCH {
@@ -59,7 +59,7 @@ impl Shared {
         sessions.make_room(now, rules);
         let waiting = std::mem::take(&mut *self.reaper.waiting.lock());
         self.end_all(waiting).await;
-        self.metrics.sessions_tracked.set(sessions.len() as i64);
+        self.metrics.sessions.tracked.set(sessions.len() as i64);
     }
 
     async fn end_all(&self, sessions: Vec<Abandoned>) {
@@ -95,7 +95,7 @@ impl Shared {
             return;
         }
         match self.ask_endpoint(pool, endpoint, request).await {
-            Ok(_) => self.metrics.sessions_reaped.inc(),
+            Ok(_) => self.metrics.sessions.reaped.inc(),
             Err(Unsaid::Unreachable) => {
                 self.endpoint_refused(pool, endpoint, Reason::EndpointUnreachable);
             }

@@ -11,7 +11,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use super::{EndpointMetrics, Reason};
+use super::{EndpointMetrics, Reason, SessionMetrics};
 use crate::mcp::well_known;
 
 /// The label value that stands for every name beyond the cap, and for names no server confirmed.
@@ -91,16 +91,9 @@ pub struct Metrics {
     pub connections: IntGauge,
     /// Long-lived streams open now.
     pub streams: IntGauge,
-    sessions_moved: IntCounterVec,
     ejections: IntCounterVec,
-    /// Legacy sessions opened.
-    pub sessions_opened: IntCounter,
-    /// Legacy sessions that were used lately.
-    pub sessions_tracked: IntGauge,
-    /// Legacy sessions that nobody used for too long.
-    pub sessions_abandoned: IntCounter,
-    /// Legacy sessions that the gateway ended at their servers.
-    pub sessions_reaped: IntCounter,
+    /// Legacy sessions.
+    pub sessions: SessionMetrics,
     /// Lines of the request log that found no room.
     pub log_lines_lost: IntCounter,
     /// Endpoints, and what finds them.
@@ -221,37 +214,12 @@ impl Metrics {
                 "Client connections open now.",
             ),
             streams: gauge(&registry, "toolgate_streams_open", "Long-lived streams open now."),
-            sessions_opened: counter(
-                &registry,
-                "toolgate_sessions_opened_total",
-                "Legacy sessions opened.",
-            ),
-            sessions_moved: counters(
-                &registry,
-                "toolgate_sessions_moved_total",
-                "Legacy sessions moved to another endpoint, by reason.",
-                &["server", "reason"],
-            ),
+            sessions: SessionMetrics::new(&registry),
             ejections: counters(
                 &registry,
                 "toolgate_ejections_total",
                 "Endpoints taken out because calls to them failed, by reason.",
                 &["server", "endpoint", "reason"],
-            ),
-            sessions_tracked: gauge(
-                &registry,
-                "toolgate_sessions_tracked",
-                "Legacy sessions that were used lately.",
-            ),
-            sessions_abandoned: counter(
-                &registry,
-                "toolgate_sessions_abandoned_total",
-                "Legacy sessions that nobody used for too long.",
-            ),
-            sessions_reaped: counter(
-                &registry,
-                "toolgate_sessions_reaped_total",
-                "Legacy sessions that the gateway ended at their servers.",
             ),
             log_lines_lost: counter(
                 &registry,
@@ -288,11 +256,6 @@ impl Metrics {
     /// Counts one failed exchange with an endpoint.
     pub fn upstream_failed(&self, server: &str, endpoint: &str, reason: Reason) {
         self.upstream_errors.with_label_values(&[server, endpoint, reason.as_str()]).inc();
-    }
-
-    /// Counts one session that moved.
-    pub fn session_moved(&self, server: &str, reason: &str) {
-        self.sessions_moved.with_label_values(&[server, reason]).inc();
     }
 
     /// Counts one ejection.
@@ -487,11 +450,11 @@ pub(super) fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str
     register(registry, IntGaugeVec::new(Opts::new(name, help), labels))
 }
 
-fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
+pub(super) fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
     register(registry, IntCounter::new(name, help))
 }
 
-fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
+pub(super) fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
     register(registry, IntGauge::new(name, help))
 }
 

@@ -5,9 +5,11 @@ mod endpoints;
 mod logs;
 mod metrics;
 mod reason;
+mod sessions;
 
 pub use clock::rfc3339;
 pub use endpoints::{EndpointMetrics, EndpointShown};
 pub use logs::{Format, Line, RequestLog, start_diagnostics};
 pub use metrics::{Labels, Metrics, Outcome, RouteMetrics};
 pub use reason::Reason;
+pub use sessions::SessionMetrics;
