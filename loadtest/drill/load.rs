@@ -229,7 +229,8 @@ impl Client {
 
     /// Calls until there are enough, the load is over, or the session is gone.
     async fn call_in(&mut self, session: &str, calls: u32) {
-        let mut replica = None;
+        // Gateways that move a session each for itself may move it to different places.
+        let mut replicas = vec![None; self.peers.len()];
         for _ in 0..calls {
             self.pace.tick().await;
             if self.load.is_over() {
@@ -237,8 +238,9 @@ impl Client {
             }
             let id = self.load.next_id();
             let request = messages::call(session, id, manner(id));
-            match self.call(id, replica.clone(), &request).await {
-                Ok(served_by) => replica = Some(served_by),
+            let gateway = self.turn;
+            match self.call(id, replicas[gateway].clone(), &request).await {
+                Ok(served_by) => replicas[gateway] = Some(served_by),
                 // As the specification wants: a client whose session is gone opens a new one.
                 Err(Fault::Status(404, _)) => return,
                 Err(_) => {}

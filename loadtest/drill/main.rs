@@ -37,6 +37,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
 
 use balancer::Balancer;
 use fleet::{Binaries, Fleet};
@@ -100,7 +101,17 @@ async fn main() -> ExitCode {
     tokio::select! {
         code = run_all(&flags) => code,
         // Dropping the runs ends their processes.
-        _ = tokio::signal::ctrl_c() => ExitCode::from(130),
+        () = told_to_stop() => ExitCode::from(130),
+    }
+}
+
+async fn told_to_stop() {
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
     }
 }
 

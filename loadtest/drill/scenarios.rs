@@ -11,6 +11,7 @@ use serde_json::Value;
 use crate::admin::Operator;
 use crate::fleet::{Fleet, Start};
 use crate::load::Load;
+use crate::processes::Process;
 use crate::verdict::{Findings, Hang, Kill};
 use crate::yaml::{Admin, Wants};
 
@@ -21,6 +22,8 @@ const EJECTED_WITHIN: Duration = Duration::from_secs(15);
 const DRAIN_DEADLINE: &str = "2s";
 const DRAINED_WITHIN: Duration = Duration::from_secs(12);
 const UPGRADES: u32 = 5;
+/// After that the old process is told to hand over, whether or not the new one is seen to wait.
+const SOCKET_WITHIN: Duration = Duration::from_secs(10);
 /// How long a process that hands over may take: its grace, and the pauses of the handover itself.
 const HANDED_OVER_WITHIN: Duration = Duration::from_secs(60);
 
@@ -146,32 +149,31 @@ pub(crate) async fn upgrade(
         let began = Instant::now();
         for number in 0..fleet.gateways.len() {
             let gateway = &fleet.gateways[number];
-            let new = fleet.run_gateway(&gateway.name, &gateway.config, Start::TakeOver)?;
-            let gateway = &mut fleet.gateways[number];
-            let mut old = std::mem::replace(&mut gateway.process, new);
+            let mut new = fleet.run_gateway(&gateway.name, &gateway.config, Start::TakeOver)?;
             // The new process waits at this socket for the listening ones.
             let socket = gateway.state.join("upgrade.sock");
             let waited = Instant::now();
-            while !socket.exists() && waited.elapsed() < Duration::from_secs(10) {
-                if let Some(status) = gateway.process.exit()? {
-                    let words = gateway.process.last_words();
-                    let text = format!("the new process ended with {status}: {words}");
-                    return Err(io::Error::other(text));
-                }
+            while !socket.exists() && waited.elapsed() < SOCKET_WITHIN {
+                must_run(&mut new)?;
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
+            let mut old = std::mem::replace(&mut fleet.gateways[number].process, new);
             old.signal("QUIT")?;
             old.until_gone(HANDED_OVER_WITHIN).await?;
-            if let Some(status) = gateway.process.exit()? {
-                let words = gateway.process.last_words();
-                let text = format!("the new process ended with {status}: {words}");
-                return Err(io::Error::other(text));
-            }
+            must_run(&mut fleet.gateways[number].process)?;
         }
         let took = began.elapsed().as_secs_f64();
         findings.said.push(format!("upgrade {} took {took:.1} s", round + 1));
     }
     Ok(())
+}
+
+fn must_run(process: &mut Process) -> io::Result<()> {
+    let Some(status) = process.exit()? else {
+        return Ok(());
+    };
+    let words = process.last_words();
+    Err(io::Error::other(format!("the new process ended with {status}: {words}")))
 }
 
 /// Stops a replica where it stands, waits until it is ejected, and lets it go on at the end: what it had read by then it must not run a second time.

@@ -16,7 +16,7 @@ pub(crate) struct Asked {
     pub(crate) id: u64,
     /// Which of the gateways it was sent to.
     pub(crate) gateway: usize,
-    /// The replica that served this session last, as far as the client knows.
+    /// The replica that served this session last through this gateway, as far as the client knows.
     pub(crate) replica: Option<String>,
     pub(crate) sent: Instant,
 }
