@@ -151,7 +151,7 @@ pub(crate) async fn upgrade(
             let gateway = &fleet.gateways[number];
             let mut new = fleet.run_gateway(&gateway.name, &gateway.config, Start::TakeOver)?;
             // The new process waits at this socket for the listening ones.
-            let socket = gateway.state.join("upgrade.sock");
+            let socket = gateway.state.join("upgrade/socket");
             let waited = Instant::now();
             while !socket.exists() && waited.elapsed() < SOCKET_WITHIN {
                 must_run(&mut new)?;
