@@ -2,6 +2,7 @@
 
 use std::hint::black_box;
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -10,11 +11,13 @@ use toolgate::config;
 use toolgate::identity::Identity;
 use toolgate::jsonrpc::peek;
 use toolgate::mcp::{Call, Claims, Revision};
-use toolgate::sessions::{Binding, Seal, SessionState};
+use toolgate::sessions::{Binding, NewSession, Place, Rules, Seal, Seen, Table, View, seconds};
 use toolgate::telemetry::{Format, Labels, Line, Metrics, Outcome, RequestLog};
-use toolgate::upstream::Pool;
+use toolgate::upstream::{Fleet, Load, Wanted, now_ms};
 
 const CALL: &[u8] = br#"{"jsonrpc":"2.0","id":1234,"method":"tools/call","params":{"name":"search","arguments":{"query":"the quick brown fox jumps over the lazy dog","limit":10},"_meta":{"progressToken":"p-1234"}}}"#;
+/// What a client of ordinary length says in `initialize`.
+const OPENING: &[u8] = br#"{"protocolVersion":"2025-11-25","capabilities":{"roots":{"listChanged":true},"sampling":{},"elicitation":{"form":{},"url":{}}},"clientInfo":{"name":"some-agent","title":"Some Agent","version":"1.42.0","websiteUrl":"https://agent.example.com"}}"#;
 const ROUTE: [u8; 16] = [1; 16];
 
 fn settings() -> config::Settings {
@@ -47,6 +50,7 @@ fn line() -> Line<'static> {
         method: "tools/call",
         target: "search",
         session: Some([1, 2, 3, 4]),
+        moved: None,
         client: Some([127, 0, 0, 1].into()),
         status: 200,
         outcome: Outcome::Ok,
@@ -61,20 +65,36 @@ fn line() -> Line<'static> {
 fn request_path(c: &mut Criterion) {
     let settings = settings();
     let identity = Identity::new(&settings.identity);
-    let pool = Pool::new(&settings.servers[0]);
+    let fleet = Fleet::new();
+    let pools = fleet.prepare(&settings.servers, now_ms());
+    fleet.install(&pools, now_ms());
+    let pool = &pools[0];
+    let home = Arc::clone(&pool.members().endpoints()[0]);
     let seal = Seal::new(
         std::iter::once(&b"a secret of more than thirty-two bytes"[..]),
         Duration::from_secs(86_400),
     );
     let caller = identity.authenticate(Some(b"Bearer key")).expect("ann");
     let binding = Binding { route: &ROUTE, caller: caller.digest() };
-    let state = SessionState {
-        endpoint: pool.endpoints()[0].id(),
+    let id = b"3f9c2b1e-1234-4000-8000-0123456789ab";
+    let new = NewSession {
+        endpoint: home.id(),
         revision: Some(Revision::V2025_11_25),
-        upstream_id: b"3f9c2b1e-1234-4000-8000-0123456789ab".to_vec(),
+        upstream_id: id,
+        opening: OPENING,
     };
     let now = SystemTime::now();
-    let token = seal.seal(binding, &state, now).expect("sealed");
+    let sealed = seal.seal(binding, new, now).expect("sealed");
+    let token = sealed.token;
+    // As many sessions as a busy gateway has.
+    let (sessions, now_s) = (Table::new(seconds(now)), seconds(now));
+    let rules = Rules { idle_s: 1800, entries_max: 1 << 20, view: View::Whole };
+    let place = Place { endpoint: Arc::clone(&home), upstream_id: Some(id.to_vec()) };
+    for _ in 0..100_000 {
+        let other = seal.seal(binding, new, now).expect("sealed");
+        sessions.came(other.key, &place, new.revision, None, now_s, rules);
+    }
+    sessions.came(sealed.key, &place, new.revision, None, now_s, rules);
     let metrics = Metrics::new(1000, 1000);
     metrics.count(labels(), Outcome::Ok, 0.001, true);
     let log = RequestLog::start(Format::Json, Box::new(io::sink()), metrics.log_lines_lost.clone());
@@ -83,13 +103,25 @@ fn request_path(c: &mut Criterion) {
     let read = || Call::read(claims, peek(black_box(CALL)).expect("a message")).expect("a call");
     let prove = || identity.authenticate(black_box(Some(b"Bearer key"))).expect("ann");
     let open = || seal.open(binding, black_box(token.as_bytes()), now).expect("a session");
-    let place = || pool.choose(black_box(b"0123456789abcdef"), 7, &[]).expect("an endpoint");
+    let find = || {
+        let seen = sessions.used(black_box(sealed.key), now_s, now_s, rules);
+        assert!(matches!(seen, Seen::AtHome));
+        let endpoint = pool.by_id(home.id()).expect("its endpoint");
+        assert!(pool.must_leave(&endpoint, now_ms()).is_none());
+        endpoint
+    };
+    let place = || {
+        let key = black_box(b"0123456789abcdef");
+        let wanted = Wanted { key, random: 7, tried: &[], load: Load::Calls, now_ms: now_ms() };
+        pool.choose(&wanted).expect("an endpoint")
+    };
     let count = || metrics.count(black_box(labels()), Outcome::Ok, 0.001, true);
     let write = || log.write(black_box(&line()));
 
     c.bench_function("read the call", |b| b.iter(|| drop(black_box(read()))));
     c.bench_function("prove the caller", |b| b.iter(prove));
     c.bench_function("open the session", |b| b.iter(open));
+    c.bench_function("find where the session lives", |b| b.iter(find));
     c.bench_function("place a request", |b| b.iter(place));
     c.bench_function("count the request", |b| b.iter(count));
     // A log that is full loses lines for next to nothing; it is emptied outside the measured time.
@@ -110,6 +142,7 @@ fn request_path(c: &mut Criterion) {
         black_box(prove());
         drop(black_box(read()));
         black_box(open());
+        black_box(find());
         count();
         write();
     };

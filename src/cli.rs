@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::{self, Problems, Settings};
-use crate::serve::{self, Failure};
+use crate::serve::{self, Failure, Start};
 use crate::telemetry;
 
 /// Something went wrong at run time.
@@ -37,6 +37,9 @@ enum Command {
         /// The configuration file.
         #[arg(long)]
         config: PathBuf,
+        /// Take over from the gateway that runs with the same state_dir, which then drains: it hands over its sockets when it gets SIGQUIT.
+        #[arg(long)]
+        upgrade: bool,
     },
     /// Check a configuration: every problem at once, each with its line.
     Check {
@@ -56,10 +59,11 @@ pub fn run() -> ExitCode {
     match Arguments::parse().command {
         #[cfg(feature = "demo")]
         Command::Demo { listen } => demo(listen),
-        Command::Run { config } => match load(&config) {
+        Command::Run { config, upgrade } => match load(&config) {
             Ok(settings) => {
                 telemetry::start_diagnostics();
-                ended(serve::run(&settings, Vec::new()))
+                let start = if upgrade { Start::Upgrade } else { Start::Afresh };
+                ended(serve::run(&settings, Vec::new(), start))
             }
             Err(problems) => bad_configuration(&problems),
         },
@@ -118,5 +122,5 @@ fn demo(listen: std::net::SocketAddr) -> ExitCode {
     };
     println!("{}", demo.greeting());
     let (settings, fleet) = demo.into_parts();
-    ended(serve::run(&settings, vec![fleet]))
+    ended(serve::run(&settings, vec![fleet], Start::Afresh))
 }

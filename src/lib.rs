@@ -21,6 +21,7 @@
 //! | **refusal** | the gateway's "no"; its **reason** is one of a closed list |
 //! | **violation** | a rule of MCP that a client broke |
 //! | **settings** | the checked configuration; a **problem** is a fault in it |
+//! | **drain** | to take no more and finish what is open; a **successor** is the process that takes over |
 //! | **snapshot** | settings made ready to serve, pinned by every request that uses them |
 //!
 //! # A request walks
@@ -90,6 +91,7 @@
 //! | [`sessions`] | which conversation? Session ids are sealed, not stored |
 //! | [`routes`] | from a path to everything that serves it |
 //! | [`snapshot`] | all of the above, made from one configuration, immutable |
+//! | [`lifecycle`] | does the process serve, drain or close? Signals, and the handover to a successor |
 //! | [`proxy`] | the request path, one file per step |
 //! | [`admin`] | the operator's side: probes and metrics |
 //! | `demo` | a small fleet of MCP servers inside the process, for the first minute (feature `demo`) |
@@ -128,6 +130,7 @@ pub mod upstream;
 pub mod sessions;
 pub mod routes;
 pub mod snapshot;
+pub mod lifecycle;
 pub mod proxy;
 pub mod admin;
 #[cfg(feature = "demo")]

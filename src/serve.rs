@@ -3,36 +3,56 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
+use pingora::apps::ServerApp;
 use pingora::apps::http_app::HttpServer;
 use pingora::listeners::tls::TlsSettings;
 use pingora::listeners::{L4BufferSettings, ListenerConfig, Listeners};
 use pingora::server::configuration::ServerConf;
 use pingora::server::{
-    RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch, UnixShutdownSignalWatch,
+    ListenFds, RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch,
 };
-use pingora::services::ServiceWithDependents;
 use pingora::services::background::{BackgroundService, background_service};
 use pingora::services::listening::Service;
+use pingora::services::{ServiceReadyNotifier, ServiceWithDependents};
 use pingora::tls::{ServerConfig, load_certs_and_key_files, version};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, oneshot};
 
-use crate::admin::{Draining, Guard, Probes};
+use crate::admin::{Guard, Probes};
 use crate::config::{self, Problem, Problems, Settings};
+use crate::lifecycle::{self, Handover, HandoverFault, Lifecycle, Signals};
 use crate::proxy::{Edge, ProxyProtocol, Shared};
+use crate::sessions::{Table, seconds};
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Format, Metrics, RequestLog};
-use crate::upstream::{Fleet, Upkeep};
+use crate::upstream::{Fleet, Upkeep, now_ms};
 
 /// How long a connection waits for more to send: enough for a small answer with its head.
 const WRITE_BUFFER_BYTES: usize = 1460;
 /// What a TLS connection reads ahead: one record.
 const TLS_READ_BUFFER_BYTES: usize = 16 * 1024;
 
+/// How often sessions that nobody uses are looked for: an eighth of the time they may idle, within
+/// these bounds.
+const REAP_EVERY_MIN: Duration = Duration::from_secs(1);
+const REAP_EVERY_MAX: Duration = Duration::from_secs(60);
+/// How soon after its deadline a drained endpoint's streams move.
+const WAKE_EVERY: Duration = Duration::from_millis(200);
+
 /// How often idle connections are looked through.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
+
+/// Where a process begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// With listening sockets of its own.
+    Afresh,
+    /// With those of the process that serves now, which hands them over when it gets SIGQUIT.
+    Upgrade,
+}
 
 /// Why the gateway did not come up.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +68,12 @@ pub enum Failure {
     /// The machine did not give what the settings need.
     #[error("cannot start: {0}")]
     Io(#[from] io::Error),
+    /// The process that serves did not hand over; it goes on.
+    #[error("cannot take over: {0}")]
+    Handover(#[from] HandoverFault),
+    /// What serves ended although nobody told it to.
+    #[error("the server ended by itself")]
+    Ended,
     /// Only opening the files of a listener shows that they are no certificate and key.
     #[error("{0}")]
     Settings(Problems),
@@ -74,41 +100,87 @@ pub fn check(settings: &Settings) -> Result<(), Problems> {
 pub fn run(
     settings: &Settings,
     companions: Vec<Box<dyn ServiceWithDependents>>,
+    start: Start,
 ) -> Result<(), Failure> {
     check(settings).map_err(Failure::Settings)?;
-    let addresses = settings.listeners.iter().map(|listener| listener.address);
-    for address in
-        addresses.chain(settings.health).chain(settings.admin.as_ref().map(|admin| admin.listen))
-    {
+    let lifecycle = Lifecycle::new();
+    let shared = Arc::new(share(settings, &lifecycle)?);
+    let listeners = settings.listeners.iter().map(|listener| listener.address);
+    let addresses: Vec<_> = listeners
+        .chain(settings.health)
+        .chain(settings.admin.as_ref().map(|admin| admin.listen))
+        .collect();
+    let handover = Handover::new(&settings.state_dir);
+    if start == Start::Upgrade {
+        // Last of all that can fail: until here the process that serves knows nothing of this one.
+        handover.receive(&addresses)?;
+    }
+    for &address in addresses.iter().filter(|address| !handover.has(**address)) {
         // Pingora binds later, in a thread where a failure would be a panic that nobody sees.
         TcpListener::bind(address).map_err(|error| Failure::Listen { address, error })?;
     }
-    let shared = Arc::new(share(settings)?);
-    let draining = Draining::default();
-    let conf = server_conf(settings);
-    let mut server = Server::new_with_opt_and_conf(None, conf);
+    let mut server = Server::new_with_opt_and_conf(None, server_conf(settings));
     server.bootstrap();
-    for service in services(settings, &shared, &draining, &server.configuration) {
+    for service in services(settings, &shared, &handover, &server.configuration) {
         server.add_boxed_service(service);
     }
     for companion in companions {
         server.add_boxed_service(companion);
     }
-    for listener in &settings.listeners {
-        let scheme = if listener.tls.is_some() { "https" } else { "http" };
-        tracing::info!("listening on {scheme}://{}", listener.address);
-    }
-    let shutdown_signal = Box::new(Stop { draining });
-    server.run(RunArgs { shutdown_signal });
+    let ended = serve(server, settings, &lifecycle, &handover, &addresses);
     shared.flush();
-    Ok(())
+    handover.leave();
+    ended
 }
 
-fn share(settings: &Settings) -> io::Result<Shared> {
+/// Lets Pingora accept and serve in a thread of its own, and stays until the process may end.
+fn serve(
+    server: Server,
+    settings: &Settings,
+    lifecycle: &Arc<Lifecycle>,
+    handover: &Handover,
+    addresses: &[SocketAddr],
+) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let lived = runtime.block_on(async {
+        let signals = Signals::listen()?;
+        let (alive, dead) = oneshot::channel::<()>();
+        let shutdown_signal = Box::new(Refusing(Arc::clone(lifecycle)));
+        thread::Builder::new().name("pingora".to_owned()).spawn(move || {
+            // Dropped when the server ends, also by a panic.
+            let _alive = alive;
+            server.run(RunArgs { shutdown_signal });
+        })?;
+        let living = async {
+            handover.listening(addresses).await;
+            for listener in &settings.listeners {
+                let scheme = if listener.tls.is_some() { "https" } else { "http" };
+                tracing::info!("listening on {scheme}://{}", listener.address);
+            }
+            lifecycle::notify(lifecycle::State::Ready);
+            if let Err(error) = handover.serve() {
+                // Serving matters more than being able to be upgraded.
+                tracing::warn!(%error, "cannot write toolgate.pid; an upgrade will not find it");
+            }
+            std::future::pending().await
+        };
+        tokio::select! {
+            biased;
+            () = signals.obey(lifecycle, handover, settings.runtime.grace) => Ok(()),
+            _ = dead => Err(Failure::Ended),
+            () = living => Ok(()),
+        }
+    });
+    runtime.shutdown_background();
+    lived
+}
+
+fn share(settings: &Settings, lifecycle: &Arc<Lifecycle>) -> io::Result<Shared> {
     let telemetry = &settings.telemetry;
     let metrics = Arc::new(Metrics::new(telemetry.callers_max, telemetry.tools_max));
-    let fleet = Fleet::new();
-    let snapshot = Snapshot::new(settings, &fleet, &metrics)?;
+    let fleet = Arc::new(Fleet::new());
+    let sessions = Arc::new(Table::new(seconds(SystemTime::now())));
+    let snapshot = Snapshot::new(settings, &fleet, sessions, &metrics)?;
     let format = match telemetry.requests {
         config::RequestLog::Json => Some(Format::Json),
         config::RequestLog::Text => Some(Format::Text),
@@ -120,16 +192,16 @@ fn share(settings: &Settings) -> io::Result<Shared> {
     let idle = settings.runtime.upstream_idle_connections;
     // Every listener has workers of its own.
     let workers = settings.runtime.threads * settings.listeners.len();
-    Ok(Shared::new(snapshot, fleet, metrics, request_log, idle, workers))
+    let lifecycle = Arc::clone(lifecycle);
+    Ok(Shared::new(snapshot, fleet, metrics, request_log, idle, workers, lifecycle))
 }
 
 fn server_conf(settings: &Settings) -> ServerConf {
-    let grace = settings.runtime.grace.as_secs();
     ServerConf {
         threads: settings.runtime.threads,
-        grace_period_seconds: Some(grace),
+        // Pingora sleeps for so long, open connections or not; the process ends before that.
+        grace_period_seconds: Some(settings.runtime.grace.as_secs() + 1),
         graceful_shutdown_timeout_seconds: Some(1),
-        upgrade_sock: settings.state_dir.join("upgrade.sock").display().to_string(),
         ..ServerConf::default()
     }
 }
@@ -137,35 +209,36 @@ fn server_conf(settings: &Settings) -> ServerConf {
 fn services(
     settings: &Settings,
     shared: &Arc<Shared>,
-    draining: &Draining,
+    handover: &Handover,
     conf: &Arc<ServerConf>,
 ) -> Vec<Box<dyn ServiceWithDependents>> {
     let mut services: Vec<Box<dyn ServiceWithDependents>> = Vec::new();
     for (place, listener) in settings.listeners.iter().enumerate() {
-        let connections_max = settings.runtime.connections_max;
-        let edge = Edge::new(Arc::clone(shared), place, listener, connections_max, conf);
-        let listeners = listen(listener);
-        services.push(Box::new(Service::with_listeners(
-            format!("listener {}", listener.address),
-            listeners,
-            edge,
-        )));
+        let edge = Edge::new(Arc::clone(shared), place, listener, &settings.runtime, conf);
+        let name = format!("listener {}", listener.address);
+        let service = Service::with_listeners(name, listen(listener), edge);
+        services.push(Box::new(Listening { service, sockets: handover.sockets(), until: None }));
     }
     let admin = settings.admin.as_ref().map(|admin| admin.listen);
     for (address, guard) in [(settings.health, Guard::None), (admin, Guard::LoopbackHost)] {
         if let Some(address) = address {
-            let probes = Probes::new(Arc::clone(shared.metrics()), draining.clone(), guard);
+            let lifecycle = shared.lifecycle();
+            let until = Some(lifecycle.handed_over());
+            let probes = Probes::new(Arc::clone(shared.metrics()), Arc::clone(lifecycle), guard);
             let server = HttpServer::new_app(probes);
             let mut service = Service::new(format!("probes {address}"), server);
             service.add_tcp(&address.to_string());
             // Probes have a thread of their own, so that they answer when the workers are busy.
             service.threads = Some(1);
-            services.push(Box::new(service));
+            services.push(Box::new(Listening { service, sockets: handover.sockets(), until }));
         }
     }
     let mut housekeeping = background_service("housekeeping", Housekeeping::new(shared));
     housekeeping.threads = Some(1);
     services.push(Box::new(housekeeping));
+    let mut sessions = background_service("sessions", SessionKeeping(Arc::clone(shared)));
+    sessions.threads = Some(1);
+    services.push(Box::new(sessions));
     services
 }
 
@@ -211,17 +284,77 @@ fn certificate_fault(tls: &config::Tls) -> Option<String> {
         .map(|error| format!("certificate and key do not fit: {error}"))
 }
 
-/// Turns the system's signals into Pingora's, and readiness off before anything else.
-struct Stop {
-    draining: Draining,
+/// A listening service of Pingora's, on sockets that may come from a predecessor.
+struct Listening<A> {
+    service: Service<A>,
+    sockets: ListenFds,
+    /// Probes are answered until there is a successor to answer them, or the process ends.
+    until: Option<ShutdownWatch>,
 }
 
 #[async_trait]
-impl ShutdownSignalWatch for Stop {
+impl<A: ServerApp + Send + Sync + 'static> ServiceWithDependents for Listening<A> {
+    async fn start_service(
+        &mut self,
+        _sockets: Option<ListenFds>,
+        shutdown: ShutdownWatch,
+        listeners_per_fd: usize,
+        ready: ServiceReadyNotifier,
+    ) {
+        let sockets = Some(ListenFds::clone(&self.sockets));
+        let until = self.until.take().unwrap_or(shutdown);
+        let service: &mut dyn ServiceWithDependents = &mut self.service;
+        service.start_service(sockets, until, listeners_per_fd, ready).await;
+    }
+
+    fn name(&self) -> &str {
+        ServiceWithDependents::name(&self.service)
+    }
+
+    fn threads(&self) -> Option<usize> {
+        ServiceWithDependents::threads(&self.service)
+    }
+}
+
+/// Tells Pingora to stop when no connection is accepted any more; what is open goes on.
+struct Refusing(Arc<Lifecycle>);
+
+#[async_trait]
+impl ShutdownSignalWatch for Refusing {
     async fn recv(&self) -> ShutdownSignal {
-        let signal = UnixShutdownSignalWatch.recv().await;
-        self.draining.begin();
-        signal
+        self.0.refusing().await;
+        ShutdownSignal::GracefulTerminate
+    }
+}
+
+/// Ends sessions that nobody uses, and wakes those whose time at an endpoint is over.
+struct SessionKeeping(Arc<Shared>);
+
+#[async_trait]
+impl BackgroundService for SessionKeeping {
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        let reaping = async {
+            loop {
+                let idle = Duration::from_secs(self.0.snapshot().session_rules.idle_s.into());
+                tokio::time::sleep((idle / 8).clamp(REAP_EVERY_MIN, REAP_EVERY_MAX)).await;
+                self.0.reap().await;
+            }
+        };
+        let waking = async {
+            let mut since_ms = now_ms();
+            loop {
+                tokio::time::sleep(WAKE_EVERY).await;
+                let now_ms = now_ms();
+                self.0.fleet().wake_drained(since_ms, now_ms);
+                since_ms = now_ms;
+            }
+        };
+        tokio::select! {
+            // It goes on while the process drains: sessions still move then.
+            () = reaping => {}
+            () = waking => {}
+            _ = shutdown.wait_for(|_| false) => {}
+        }
     }
 }
 

@@ -3,10 +3,10 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::config::{self, Settings};
+use crate::config::{self, Reap, Settings};
 use crate::identity::Identity;
 use crate::routes::Routes;
-use crate::sessions::{KeyFile, Seal, generated_key};
+use crate::sessions::{KeyFile, Rules, Seal, Table, View, generated_key};
 use crate::telemetry::Metrics;
 use crate::upstream::{self, Fleet, Pool, now_ms};
 
@@ -22,6 +22,10 @@ pub struct Snapshot {
     pub pools: Vec<Arc<Pool>>,
     /// The rules of each listener, in the order of the settings.
     pub listeners: Vec<config::Listener>,
+    /// The legacy sessions that were used lately.
+    pub sessions: Arc<Table>,
+    /// The bounds of that table.
+    pub session_rules: Rules,
     /// Long-lived streams the process may hold.
     pub streams_max: usize,
 }
@@ -29,7 +33,12 @@ pub struct Snapshot {
 impl Snapshot {
     /// Builds everything a request needs. Fails only where the machine does: the settings are
     /// checked already.
-    pub fn new(settings: &Settings, fleet: &Fleet, metrics: &Metrics) -> io::Result<Self> {
+    pub fn new(
+        settings: &Settings,
+        fleet: &Fleet,
+        sessions: Arc<Table>,
+        metrics: &Metrics,
+    ) -> io::Result<Self> {
         let pools = fleet.prepare(&settings.servers, now_ms());
         upstream::resolve_now(&pools);
         Ok(Self {
@@ -38,9 +47,24 @@ impl Snapshot {
             seal: seal(settings)?,
             pools,
             listeners: settings.listeners.clone(),
+            sessions,
+            session_rules: session_rules(settings),
             streams_max: settings.runtime.streams_max,
         })
     }
+}
+
+fn session_rules(settings: &Settings) -> Rules {
+    let sessions = &settings.sessions;
+    let view = match sessions.reap {
+        Reap::On => View::Whole,
+        Reap::Off => View::Part,
+        // With a key of its own, this gateway is the only one that can open its ids.
+        Reap::Auto if sessions.keys.is_empty() => View::Whole,
+        Reap::Auto => View::Part,
+    };
+    let idle_s = u32::try_from(sessions.idle.as_secs()).unwrap_or(u32::MAX);
+    Rules { idle_s, entries_max: sessions.table_max, view }
 }
 
 fn seal(settings: &Settings) -> io::Result<Seal> {

@@ -2,4 +2,4 @@
 
 mod probes;
 
-pub use probes::{Draining, Guard, Probes};
+pub use probes::{Guard, Probes};

@@ -1,7 +1,6 @@
 //! `/live`, `/ready` and `/metrics`, and nothing else.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use async_trait::async_trait;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST};
@@ -9,12 +8,8 @@ use http::{Method, Response, StatusCode};
 use pingora::apps::http_app::ServeHttp;
 use pingora::protocols::http::ServerSession;
 
+use crate::lifecycle::Lifecycle;
 use crate::telemetry::Metrics;
-
-/// Whether the process is on its way out. Set before it stops accepting, so that a balancer looks
-/// elsewhere first.
-#[derive(Clone, Debug, Default)]
-pub struct Draining(Arc<AtomicBool>);
 
 /// Who may ask.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,25 +23,14 @@ pub enum Guard {
 /// The answers for probes.
 pub struct Probes {
     metrics: Arc<Metrics>,
-    draining: Draining,
+    lifecycle: Arc<Lifecycle>,
     guard: Guard,
-}
-
-impl Draining {
-    /// From now on the process is not ready.
-    pub fn begin(&self) {
-        self.0.store(true, Ordering::Release);
-    }
-
-    fn has_begun(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
 }
 
 impl Probes {
     /// Probes of this process.
-    pub fn new(metrics: Arc<Metrics>, draining: Draining, guard: Guard) -> Self {
-        Self { metrics, draining, guard }
+    pub fn new(metrics: Arc<Metrics>, lifecycle: Arc<Lifecycle>, guard: Guard) -> Self {
+        Self { metrics, lifecycle, guard }
     }
 
     fn answer(&self, method: &Method, path: &str, host: &str) -> (StatusCode, Vec<u8>) {
@@ -58,7 +42,7 @@ impl Probes {
         }
         match path {
             "/live" => (StatusCode::OK, b"live\n".to_vec()),
-            "/ready" if self.draining.has_begun() => {
+            "/ready" if !self.lifecycle.is_ready() => {
                 (StatusCode::SERVICE_UNAVAILABLE, b"stopping\n".to_vec())
             }
             "/ready" => (StatusCode::OK, b"ready\n".to_vec()),
@@ -101,9 +85,11 @@ fn is_loopback(host: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Draining, Guard, Metrics, Probes};
+    use super::{Guard, Lifecycle, Metrics, Probes};
+    use crate::lifecycle::Cause;
     use http::Method;
     use std::sync::Arc;
+    use std::time::Duration;
 
     fn check(probes: &Probes, path: &str, host: &str, status: u16, text: &str) {
         let (found, body) = probes.answer(&Method::GET, path, host);
@@ -111,16 +97,16 @@ mod tests {
         assert!(String::from_utf8_lossy(&body).contains(text), "{path}");
     }
 
-    #[test]
-    fn probes_say_live_ready_and_metrics() {
-        let draining = Draining::default();
+    #[tokio::test]
+    async fn probes_say_live_ready_and_metrics() {
+        let lifecycle = Lifecycle::new();
         let metrics = Arc::new(Metrics::new(1, 1));
-        let probes = Probes::new(Arc::clone(&metrics), draining.clone(), Guard::None);
+        let probes = Probes::new(Arc::clone(&metrics), Arc::clone(&lifecycle), Guard::None);
         check(&probes, "/live", "10.0.0.1:9900", 200, "live");
         check(&probes, "/ready", "", 200, "ready");
         check(&probes, "/metrics", "", 200, "toolgate_connections_open 0");
         check(&probes, "/v1/servers", "", 404, "not found");
-        draining.begin();
+        lifecycle.drain(Cause::Told, Duration::from_secs(1)).await;
         check(&probes, "/ready", "", 503, "stopping");
         check(&probes, "/live", "", 200, "live");
         assert_eq!(probes.answer(&Method::POST, "/live", "").0.as_u16(), 405);
@@ -129,7 +115,7 @@ mod tests {
     #[test]
     fn the_admin_listener_serves_only_loopback_hosts() {
         let metrics = Arc::new(Metrics::new(1, 1));
-        let probes = Probes::new(metrics, Draining::default(), Guard::LoopbackHost);
+        let probes = Probes::new(metrics, Lifecycle::new(), Guard::LoopbackHost);
         for host in ["localhost:9901", "127.0.0.1:9901", "[::1]:9901", "127.0.0.1"] {
             check(&probes, "/live", host, 200, "live");
         }

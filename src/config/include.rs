@@ -1,14 +1,15 @@
-//! Files of several teams as one configuration: `include`.
+//! Further files as one configuration: those of several teams by `include`, and the one of what was registered.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
 use super::identity::IncludedIdentityText;
+use super::place::Place;
 use super::reading::Reading;
 use super::routes::RouteText;
 use super::servers::ServerText;
-use super::shape::{At, Entries, Field, shape};
+use super::shape::{At, Entries, Field, Shape, shape};
 use super::tree::compose;
 
 /// More files than teams ever have are a pattern that caught a wrong directory.
@@ -24,6 +25,24 @@ shape! {
         /// The team's API keys.
         optional identity: IncludedIdentityText,
     }
+}
+
+shape! {
+    /// What was registered while the gateway ran, and is to stay.
+    RegisteredText {
+        /// The registered MCP servers by name.
+        optional servers: Entries<ServerText>,
+        /// Their public paths.
+        optional routes: Vec<Field<RouteText>>,
+    }
+}
+
+/// Reads what was registered; no file means that nothing was.
+pub(super) fn read_registered(path: &Path, reading: &mut Reading<'_>) -> Field<RegisteredText> {
+    if matches!(path.try_exists(), Ok(false)) {
+        return Field::Absent;
+    }
+    read(path, None, reading)
 }
 
 /// Reads every file that the patterns name, each once, in the order of patterns and names.
@@ -60,15 +79,15 @@ pub(super) fn read_all(
                 reading.problem(pattern.place, message, "narrow the pattern");
                 return texts;
             }
-            texts.push(read(&path, &pattern, reading));
+            texts.push(read(&path, Some(pattern.place), reading));
         }
     }
     texts
 }
 
 /// An empty file is a team that owns nothing yet.
-fn read(path: &Path, pattern: &At<String>, reading: &mut Reading<'_>) -> Field<IncludedText> {
-    let Some(source) = reading.open(path, Some(pattern.place)) else { return Field::Faulty };
+fn read<T: Shape>(path: &Path, named_at: Option<Place>, reading: &mut Reading<'_>) -> Field<T> {
+    let Some(source) = reading.open(path, named_at) else { return Field::Faulty };
     let problems_before = reading.problems.len();
     match compose(source, reading) {
         Some(root) => Field::read(&root, reading),
@@ -79,7 +98,8 @@ fn read(path: &Path, pattern: &At<String>, reading: &mut Reading<'_>) -> Field<I
 
 fn matches(pattern: &At<String>, reading: &mut Reading<'_>) -> Vec<PathBuf> {
     let directory = reading.texts.directory(pattern.place.source()).to_path_buf();
-    let paths = expand(&directory, Path::new(&pattern.value));
+    let (paths, listed) = expand(&directory, Path::new(&pattern.value));
+    listed.iter().for_each(|directory| reading.texts.depend_on(directory));
     if paths.is_empty() {
         let hint =
             "patterns are relative to this file; `*` and `?` stand for characters within a name";
@@ -88,25 +108,34 @@ fn matches(pattern: &At<String>, reading: &mut Reading<'_>) -> Vec<PathBuf> {
     paths
 }
 
-/// The existing files that a pattern names, in the order of their names.
-fn expand(directory: &Path, pattern: &Path) -> Vec<PathBuf> {
+/// The existing files that a pattern names, in the order of their names, and the directories that were listed.
+fn expand(directory: &Path, pattern: &Path) -> (Vec<PathBuf>, Vec<PathBuf>) {
     let mut found = vec![directory.to_path_buf()];
+    let mut listed = Vec::new();
     for component in pattern.components() {
         found = match component {
             Component::Normal(name) if name.to_string_lossy().contains(['*', '?']) => {
                 let name = name.to_string_lossy();
-                found.iter().flat_map(|directory| matching_entries(directory, &name)).collect()
+                let directories: Vec<PathBuf> = found.iter().map(|path| listable(path)).collect();
+                let entries =
+                    directories.iter().flat_map(|path| matching_entries(path, &name)).collect();
+                listed.extend(directories);
+                entries
             }
             plain => found.into_iter().map(|path| path.join(plain)).collect(),
         };
     }
     // A link that leads nowhere stays, so that it is told and not passed over.
     found.retain(|path| path.symlink_metadata().is_ok() && !path.is_dir());
-    found
+    (found, listed)
+}
+
+/// The working directory has no name as the parent of a file, but needs one to be listed.
+fn listable(directory: &Path) -> PathBuf {
+    if directory.as_os_str().is_empty() { PathBuf::from(".") } else { directory.to_path_buf() }
 }
 
 fn matching_entries(directory: &Path, pattern: &str) -> Vec<PathBuf> {
-    let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
     let wanted = |name: &str| {
         // Kubernetes keeps old versions of mounted files in directories that begin with a dot.
@@ -184,7 +213,7 @@ mod tests {
             directory.write(name, "");
         }
         let check = |pattern: &str, expected: &[&str]| {
-            let paths = expand(directory.path(), Path::new(pattern));
+            let (paths, _) = expand(directory.path(), Path::new(pattern));
             let expected: Vec<_> =
                 expected.iter().map(|name| directory.path().join(name)).collect();
             assert_eq!(paths, expected, "{pattern}");

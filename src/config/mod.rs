@@ -26,6 +26,7 @@ mod identity;
 mod telemetry;
 mod include;
 mod root;
+mod immovable;
 #[cfg(test)]
 mod tests;
 
@@ -51,7 +52,7 @@ pub use telemetry::{RequestLog, Telemetry};
 pub use url::Scheme;
 
 use reading::Reading;
-use root::RootText;
+use root::{Files, RootText};
 use shape::Shape;
 
 /// The checked configuration: nothing below this module needs to check any of it again.
@@ -89,9 +90,23 @@ pub fn load(
     path: &Path,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Settings, Problems> {
+    load_with(path, environment, None)
+}
+
+/// The same, with the file of what was registered while the gateway ran: its servers and routes come last.
+///
+/// It need not exist. Its server and path names must be new, as those of an included file.
+///
+/// # Errors
+/// Every problem found, never only the first.
+pub fn load_with(
+    path: &Path,
+    environment: &dyn Fn(&str) -> Option<String>,
+    registered: Option<&Path>,
+) -> Result<Settings, Problems> {
     let mut reading = Reading::new(environment);
     match reading.open(path, None) {
-        Some(source) => root::settings(source, Some(path), reading),
+        Some(source) => root::settings(source, &Files { main: Some(path), registered }, reading),
         None => Err(Problems::new(Arc::new(reading.texts.into_sources()), reading.problems)),
     }
 }
@@ -107,7 +122,7 @@ pub fn parse(
 ) -> Result<Settings, Problems> {
     let mut reading = Reading::new(environment);
     let source = reading.texts.add(file_name.to_owned(), PathBuf::new(), text);
-    root::settings(source, None, reading)
+    root::settings(source, &Files::default(), reading)
 }
 
 /// The JSON Schema of the configuration, draft 2020-12, for editors.

@@ -1,5 +1,8 @@
 //! Where a setting stands: a file, a line and a column, and the lines as they may be shown.
 
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
 /// Longer lines are shown as the part around the fault.
 const SHOWN_CHARS_MAX: usize = 120;
 
@@ -75,6 +78,7 @@ fn narrow(number: usize) -> u32 {
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
     list: Vec<Source>,
+    files: BTreeSet<PathBuf>,
 }
 
 /// One file: its name as the operator wrote it, and its lines as they may be shown.
@@ -85,8 +89,14 @@ pub(super) struct Source {
 }
 
 impl Sources {
-    pub(super) fn new(list: Vec<Source>) -> Self {
-        Self { list }
+    pub(super) fn new(list: Vec<Source>, files: BTreeSet<PathBuf>) -> Self {
+        Self { list, files }
+    }
+
+    /// Everything on which the reading depends, each once: the files that were read or should have been, and the
+    /// directories in which patterns looked for names.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(PathBuf::as_path)
     }
 
     /// `file:line:column`, as editors and terminals understand it.

@@ -54,6 +54,7 @@ impl<'e> Reading<'e> {
     pub(super) fn open(&mut self, path: &Path, named_at: Option<Place>) -> Option<SourceId> {
         let name = path.display().to_string();
         let directory = path.parent().map_or_else(PathBuf::new, Path::to_path_buf);
+        self.texts.depend_on(path);
         match read_text(path, FILE_BYTES_MAX) {
             Ok(text) => Some(self.texts.add(name, directory, &text)),
             Err(why) => {

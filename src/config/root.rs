@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::Settings;
 use super::admin::{AdminText, HealthListenerText, Registration};
 use super::identity::{self, IdentityText, IncludedIdentityText};
-use super::include::{self, IncludedText};
+use super::include::{self, IncludedText, RegisteredText};
 use super::links::{Completeness, ServerNames};
 use super::listeners::{Listener, ListenerText};
 use super::place::{Place, SourceId};
@@ -54,14 +54,23 @@ shape! {
     }
 }
 
+/// The files beside those that the configuration names.
+#[derive(Default)]
+pub(super) struct Files<'f> {
+    /// The main file; a text that comes from no file has none.
+    pub(super) main: Option<&'f Path>,
+    /// What was registered while the gateway ran.
+    pub(super) registered: Option<&'f Path>,
+}
+
 /// Makes settings of one source and what it includes, or tells everything that is wrong.
 pub(super) fn settings(
     source: SourceId,
-    path: Option<&Path>,
+    files: &Files<'_>,
     mut reading: Reading<'_>,
 ) -> Result<Settings, Problems> {
     let checked =
-        read(source, &mut reading).and_then(|root| root.check(source, path, &mut reading));
+        read(source, &mut reading).and_then(|root| root.check(source, files, &mut reading));
     let Reading { environment: _, texts, problems } = reading;
     let sources = Arc::new(texts.into_sources());
     match checked {
@@ -91,7 +100,7 @@ impl RootText {
     fn check(
         self,
         source: SourceId,
-        path: Option<&Path>,
+        files: &Files<'_>,
         reading: &mut Reading<'_>,
     ) -> Option<Settings> {
         let Self {
@@ -116,8 +125,11 @@ impl RootText {
         let others = [health.as_ref(), admin.as_ref().map(|(listen, _)| listen)];
         note_shared_addresses(&listeners, others, reading);
 
-        let included = include::read_all(path, include, reading);
-        let all = Merged::new(servers, routes, included);
+        let included = include::read_all(files.main, include, reading);
+        let registered = files
+            .registered
+            .map_or(Field::Absent, |registered| include::read_registered(registered, reading));
+        let all = Merged::new(servers, routes, included, registered);
         let names = all.servers.0.iter().map(|(name, _)| name.value.clone()).collect();
         let names = ServerNames::new(names, all.completeness);
         if all.completeness == Completeness::Whole {
@@ -169,6 +181,7 @@ impl Merged {
         servers: Field<Entries<ServerText>>,
         routes: Field<Vec<Field<RouteText>>>,
         included: Vec<Field<IncludedText>>,
+        registered: Field<RegisteredText>,
     ) -> Self {
         let mut merged = Self {
             servers: Entries(Vec::new()),
@@ -186,6 +199,13 @@ impl Merged {
                 Field::Absent => {}
                 Field::Faulty => merged.completeness = Completeness::Partial,
             }
+        }
+        match registered {
+            Field::Given(At { value: RegisteredText { servers, routes }, .. }) => {
+                merged.add(servers, routes);
+            }
+            Field::Absent => {}
+            Field::Faulty => merged.completeness = Completeness::Partial,
         }
         merged
     }

@@ -222,7 +222,7 @@ impl Scalar for Digest {
         });
         let digest = bytes.collect::<Option<Vec<u8>>>().and_then(|bytes| bytes.try_into().ok());
         digest.map(Self).ok_or_else(|| {
-            let hint = "this is the digest, not the key: printf %s KEY | sha256sum";
+            let hint = "this is the digest, not the secret: printf %s SECRET | sha256sum";
             Fault::new("a SHA-256 digest has 64 hexadecimal digits", hint)
         })
     }

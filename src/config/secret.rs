@@ -42,6 +42,7 @@ impl Shape for Secret {
         let Kind::Scalar(text) = &node.kind else { return unexpected("a secret", node, reading) };
         let Some(path) = text.strip_prefix("file:") else { return Some(Self(text.clone())) };
         let path = reading.resolve(node.place, Path::new(path));
+        reading.texts.depend_on(&path);
         match read_text(&path, FILE_BYTES_MAX) {
             // Editors and `echo` end a file with a line break that is no part of the secret.
             Ok(secret) => Some(Self(secret.trim_end_matches(['\n', '\r']).to_owned())),

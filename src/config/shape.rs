@@ -23,6 +23,11 @@ const RENAMED: &[(&str, &str)] = &[
     ("workers", "threads"),
     ("max_body_size", "body_bytes_max"),
     ("ttl", "lifetime"),
+    ("health_check", "health"),
+    ("outlier_detection", "ejection"),
+    ("circuit_breaker", "breaker"),
+    ("retry", "retries"),
+    ("idle_timeout", "idle"),
 ];
 
 /// A value that YAML can hold.
@@ -207,7 +212,7 @@ fn unknown_key(key: &Key, value: &Node, known: &[&str], reading: &mut Reading<'_
     let renamed = RENAMED.iter().find(|(old, new)| old == text && known.contains(new));
     let meant = renamed.map(|(_, new)| *new).or_else(|| nearest(text, known.iter().copied()));
     // Under a name nobody knows there may be a secret.
-    if meant.is_none_or(|meant| matches!(meant, "keys" | "sha256")) {
+    if meant.is_none_or(|meant| matches!(meant, "keys" | "sha256" | "tokens")) {
         hide(value, reading);
     }
     let hint = match (renamed, meant) {

@@ -3,9 +3,12 @@
 pub(super) mod directory;
 mod bad_forms;
 mod bad_sections;
+mod bad_servers;
 mod examples;
 mod files;
+mod immovable;
 mod keys;
+mod server_keys;
 mod shown;
 
 use serde_json::Value;

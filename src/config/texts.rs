@@ -1,5 +1,6 @@
 //! The texts while they are read: they hold secrets, and only what may be shown leaves them.
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use super::place::{Place, Source, SourceId, Sources};
 #[derive(Default)]
 pub(super) struct Texts {
     list: Vec<Text>,
+    files: BTreeSet<PathBuf>,
 }
 
 /// One file: its name as the operator wrote it, where it lies, and the byte ranges that must not be shown.
@@ -27,6 +29,11 @@ impl Texts {
         let text = Arc::from(text.strip_prefix('\u{feff}').unwrap_or(text));
         self.list.push(Text { name, directory, text, masked: Vec::new() });
         id
+    }
+
+    /// Notes a file or a directory on which the reading depends.
+    pub(super) fn depend_on(&mut self, path: &Path) {
+        self.files.insert(path.to_path_buf());
     }
 
     /// Hides a byte range from every line that is shown.
@@ -52,7 +59,7 @@ impl Texts {
 
     /// What may be shown, once everything that must not be is known.
     pub(super) fn into_sources(self) -> Sources {
-        Sources::new(self.list.into_iter().map(Text::into_source).collect())
+        Sources::new(self.list.into_iter().map(Text::into_source).collect(), self.files)
     }
 }
 

@@ -13,7 +13,7 @@ use crate::jsonrpc::OwnedId;
 use crate::routes::Route;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Labels, Outcome, Reason};
-use crate::upstream::Endpoint;
+use crate::upstream::{Endpoint, Loss};
 
 /// The state of one request. The snapshot is pinned when it is made, so that one request sees one
 /// configuration from beginning to end.
@@ -47,6 +47,8 @@ pub(super) struct Record {
     pub(super) is_tool_call: bool,
     pub(super) id: Option<OwnedId>,
     pub(super) session: Option<[u8; 4]>,
+    /// Why the session moved for this request, if it did.
+    pub(super) moved: Option<Loss>,
     pub(super) client: Option<IpAddr>,
     pub(super) origin_allowed: bool,
     pub(super) endpoint: Option<Arc<Endpoint>>,

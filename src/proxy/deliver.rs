@@ -1,5 +1,6 @@
 //! Passes an answer on to the client, part by part as it comes, and ends it as well as it can.
 
+use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
@@ -14,8 +15,8 @@ use super::pump::{Begun, End, Interrupted, while_client_waits};
 use super::response_body_filter::{BodyWatch, Look};
 use super::response_filter::{UpstreamHead, response_filter};
 use crate::jsonrpc::{ErrorBody, ReplyTo};
-use crate::mcp::{Answer, Era, Revision};
-use crate::sessions::{Binding, SessionState};
+use crate::mcp::{self, Answer, Era, Revision};
+use crate::sessions::{Binding, NewSession, Opening, Place, Subscription, seconds};
 use crate::telemetry::{Outcome, Reason};
 use crate::upstream::SessionHabit;
 
@@ -23,13 +24,13 @@ use crate::upstream::SessionHabit;
 const HELD_BYTES_MAX: usize = 64 * 1024;
 
 /// The body of an answer on its way.
-struct Body {
+pub(super) struct Body {
     /// What is here of it.
-    held: Bytes,
+    pub(super) held: Bytes,
     /// Where the rest comes from, if there is more.
-    exchange: Option<Exchange>,
+    pub(super) exchange: Option<Exchange>,
     is_stream: IsStream,
-    watch: BodyWatch,
+    pub(super) watch: BodyWatch,
 }
 
 impl Gateway {
@@ -38,7 +39,7 @@ impl Gateway {
         &self,
         session: &mut ServerSession,
         ctx: &mut Context,
-        forward: &Forward,
+        forward: &mut Forward,
         begun: Begun,
     ) -> End {
         let Begun { mut exchange, mut head, in_flight } = begun;
@@ -65,20 +66,32 @@ impl Gateway {
             400.. => Outcome::ServerError,
             _ => Outcome::Ok,
         });
+        let is_event_stream = head.is_event_stream();
         let watch = BodyWatch::new(&head, self.look(ctx));
         let body = Body { held, exchange, is_stream: is_stream(&head, forward), watch };
+        self.close_if_draining(session);
         let written = match response_filter(&head, sealed, session, ctx) {
             Ok(answer) => session.write_response_header(answer).await,
             Err(error) => Err(error),
         };
+        if head.status < 300 {
+            self.remember(ctx, forward);
+        }
         drop(head);
         if let Err(error) = written {
             tracing::debug!(%error, "client left before its answer");
             return self.client_left(ctx, forward, body.exchange).await;
         }
-        let end = self.pass_on(session, ctx, forward, body).await;
-        drop(in_flight);
-        end
+        match forward.shape.exchange {
+            Purpose::Stream if is_event_stream => {
+                self.pass_on_stream(session, ctx, forward, body, in_flight).await
+            }
+            _ => {
+                let end = self.pass_on(session, ctx, forward, body).await;
+                drop(in_flight);
+                end
+            }
+        }
     }
 
     /// Gives the client the body, beginning with what is held of it.
@@ -114,6 +127,7 @@ impl Gateway {
                 }
             };
             watch.saw(&part);
+            note_event_ids(ctx, forward, &part);
             ctx.record.bytes_out += part.len() as u64;
             let began = Instant::now();
             let written = session.write_response_body(part, false).await;
@@ -132,7 +146,7 @@ impl Gateway {
 
     /// Gives a connection back as soon as its answer has arrived: the client may ask again the
     /// moment it has its answer, and should find it free.
-    async fn unless_finished(&self, exchange: Exchange) -> Option<Exchange> {
+    pub(super) async fn unless_finished(&self, exchange: Exchange) -> Option<Exchange> {
         match exchange.is_finished() {
             true => {
                 self.connections.close(exchange).await;
@@ -178,13 +192,14 @@ impl Gateway {
             }
         };
         forward.pool.learn_session_habit(SessionHabit::Mints);
-        self.seal(ctx, upstream_id, revision).map(Some)
+        self.seal(ctx, forward, &upstream_id, revision).map(Some)
     }
 
     fn seal(
         &self,
         ctx: &mut Context,
-        upstream_id: Vec<u8>,
+        forward: &Forward,
+        upstream_id: &[u8],
         revision: Option<Revision>,
     ) -> Result<String, Reason> {
         let record = &ctx.record;
@@ -195,12 +210,42 @@ impl Gateway {
         };
         self.metrics.sessions_opened.inc();
         let binding = Binding { route: &route.digest, caller: caller.digest() };
-        let state = SessionState { endpoint: endpoint.id(), revision, upstream_id };
-        let sealed = ctx.snapshot.seal.seal(binding, &state, SystemTime::now());
+        let opening = mcp::params_of(&forward.body).unwrap_or_default();
+        let now = SystemTime::now();
+        let new = NewSession { endpoint: endpoint.id(), revision, upstream_id, opening };
         // Only an id of unheard-of length leaves no room for itself in ours.
-        let sealed = sealed.ok_or(Reason::EndpointBroken)?;
-        ctx.record.session = Some(short_digest(&sealed));
-        Ok(sealed)
+        let sealed = ctx.snapshot.seal.seal(binding, new, now).ok_or(Reason::EndpointBroken)?;
+        let place =
+            Place { endpoint: Arc::clone(endpoint), upstream_id: Some(upstream_id.to_vec()) };
+        let beside = (sealed.opening == Opening::Beside).then(|| opening.into());
+        let (sessions, rules) = (&ctx.snapshot.sessions, ctx.snapshot.session_rules);
+        sessions.came(sealed.key, &place, revision, beside, seconds(now), rules);
+        ctx.record.session = Some(short_digest(&sealed.token));
+        Ok(sealed.token)
+    }
+
+    /// Keeps what a successful answer means for a session: that it ended, or what its client has
+    /// set and will want again where it moves to.
+    fn remember(&self, ctx: &Context, forward: &Forward) {
+        let Some(held) = forward.held() else { return };
+        let (sessions, key) = (&ctx.snapshot.sessions, held.key());
+        if forward.shape.exchange == Purpose::EndsSession {
+            return sessions.ended(key);
+        }
+        let subscription = match &*ctx.record.method {
+            "logging/setLevel" => {
+                if let Some(level) = mcp::log_level(&forward.body) {
+                    sessions.note_level(key, &level);
+                }
+                return;
+            }
+            "resources/subscribe" => Subscription::Begins,
+            "resources/unsubscribe" => Subscription::Ends,
+            _ => return,
+        };
+        if let Some(uri) = ctx.record.target.as_deref() {
+            sessions.note_subscription(key, uri, subscription);
+        }
     }
 
     /// Waits for the next part of the body.
@@ -225,7 +270,7 @@ impl Gateway {
 
     /// The client is gone. A legacy request goes on without it: the server may still be working,
     /// and a legacy disconnect is not a cancel (2025-11-25 transport).
-    async fn client_left(
+    pub(super) async fn client_left(
         &self,
         ctx: &mut Context,
         forward: &Forward,
@@ -244,7 +289,7 @@ impl Gateway {
     }
 
     /// The server's side failed in the middle of an answer.
-    async fn interrupted(
+    pub(super) async fn interrupted(
         &self,
         session: &mut ServerSession,
         ctx: &mut Context,
@@ -293,6 +338,16 @@ impl Gateway {
             }
             _ => Look::Pass,
         }
+    }
+}
+
+/// Notes that events of the endpoint where a session moved to have reached the client: from then on
+/// it is them that a `Last-Event-ID` speaks of.
+pub(super) fn note_event_ids(ctx: &Context, forward: &Forward, part: &[u8]) {
+    if let Some(held) = forward.held().filter(|held| held.is_away())
+        && (part.starts_with(b"id:") || memchr::memmem::find(part, b"\nid:").is_some())
+    {
+        ctx.snapshot.sessions.spoke(held.key());
     }
 }
 

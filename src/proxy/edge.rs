@@ -4,9 +4,12 @@
 //! forgives. Here the head of an HTTP/1 request is read first: a waiting connection holds nothing
 //! but its socket and a small buffer, a slow head has one deadline from its first byte on, a head in doubt is refused
 //! with a real answer, and a connection parked at shutdown is still served when its request comes.
+//!
+//! A connection lives in a task of its own: Pingora's has room for a TLS handshake, 10 KiB that an
+//! idle stream would hold for hours.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::BytesMut;
@@ -21,6 +24,7 @@ use pingora::time::timeout;
 use pingora_proxy::HttpProxy;
 use prometheus::IntGauge;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::watch;
 
 use super::answer;
 use super::head::{Fault, HeadScan, Scanned};
@@ -29,19 +33,25 @@ use super::proxy_protocol::ProxyProtocol;
 use super::refusal::Refusal;
 use super::{Gateway, Shared};
 use crate::config::{self, ListenerLimits};
+use crate::lifecycle::{Hold, Lifecycle};
 use crate::telemetry::Reason;
 
 /// How an HTTP/2 connection begins (RFC 9113 section 3.4); no HTTP/1 method begins so.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// First room for a head; an ordinary request fits with its body.
 const HEAD_BYTES: usize = 2048;
+/// How long a connection is kept for what its client may just be sending, when it must close.
+const PARTING: Duration = Duration::from_secs(1);
 
 /// One listener's connections.
 pub struct Edge {
     http: Arc<Http>,
     gateway: Gateway,
     connections_max: usize,
+    connection_age_max: Duration,
     limits: ListenerLimits,
+    /// Stays false: the end of connections is ours to tell, not Pingora's.
+    never: ShutdownWatch,
     /// On a listener without TLS; with TLS, Pingora calls it before the handshake.
     proxy_protocol: Option<ProxyProtocol>,
 }
@@ -51,6 +61,7 @@ struct Http {
     proxy: Arc<HttpProxy<Gateway>>,
     options: HttpServerOptions,
     limits: ListenerLimits,
+    lifecycle: Arc<Lifecycle>,
 }
 
 /// What came of waiting for a request.
@@ -69,7 +80,7 @@ impl Edge {
         shared: Arc<Shared>,
         listener: usize,
         settings: &config::Listener,
-        connections_max: usize,
+        runtime: &config::Runtime,
         conf: &Arc<ServerConf>,
     ) -> Self {
         let gateway = || Gateway::new(Arc::clone(&shared), listener);
@@ -80,25 +91,65 @@ impl Edge {
         options.h2_idle_timeout = Some(settings.limits.idle_timeout);
         let limits = settings.limits.clone();
         let speaks = settings.proxy_protocol == config::ProxyProtocol::V2;
+        let lifecycle = Arc::clone(shared.lifecycle());
+        let http = Http { proxy: Arc::new(proxy), options, limits: limits.clone(), lifecycle };
         Self {
-            http: Arc::new(Http { proxy: Arc::new(proxy), options, limits: limits.clone() }),
+            http: Arc::new(http),
             gateway: gateway(),
-            connections_max,
+            connections_max: runtime.connections_max,
+            connection_age_max: runtime.connection_age_max,
             limits,
+            never: watch::Sender::new(false).subscribe(),
             proxy_protocol: (speaks && settings.tls.is_none())
                 .then(|| ProxyProtocol::new(&settings.trusted_proxies)),
         }
     }
 
-    /// Serves HTTP/1 requests until the connection ends. `head` is what was read of the first.
-    async fn serve_http1(&self, mut stream: Stream, first: BytesMut, shutdown: &ShutdownWatch) {
+    /// Serves a connection to its end.
+    async fn serve(&self, mut stream: Stream, open: &Open) {
+        if let Some(protocol) = &self.proxy_protocol
+            && !self.accept_proxied(protocol, &mut stream).await
+        {
+            return;
+        }
+        if open.count > self.connections_max as i64 {
+            return Box::pin(self.refuse(stream, &Reason::ConnectionsFull.into())).await;
+        }
+        if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
+            return Box::pin(self.serve_http2(stream, open)).await;
+        }
+        let Some(first) = self.first(&mut stream).await else { return };
+        if stream.get_ssl_digest().is_none() && first.starts_with(&HTTP2_PREFACE[..4]) {
+            Box::pin(self.serve_http2_after_preface(stream, first, open)).await;
+        } else {
+            self.serve_http1(stream, first, open).await;
+        }
+    }
+
+    /// Reads the PROXY protocol header; false when there is no right one.
+    async fn accept_proxied(&self, protocol: &ProxyProtocol, stream: &mut Stream) -> bool {
+        let accepted = Box::pin(protocol.accept(&mut **stream));
+        match timeout(self.limits.head_timeout, accepted).await {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "PROXY protocol");
+                false
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// Serves HTTP/1 requests until the connection ends. `first` is what was read of the first.
+    async fn serve_http1(&self, mut stream: Stream, first: BytesMut, open: &Open) {
         let mut left = self.limits.requests_per_connection_max;
         let mut begun = first;
         loop {
             let (head, next) = match self.wait(&mut stream, begun).await {
                 Waited::Head(head, next) => (head, next),
                 Waited::Gone => return,
-                Waited::Refused(refusal) => return self.refuse(stream, &refusal).await,
+                Waited::Refused(refusal) => {
+                    return Box::pin(self.refuse(stream, &refusal)).await;
+                }
             };
             begun = next;
             left = left.saturating_sub(1);
@@ -106,10 +157,10 @@ impl Edge {
             session.set_keepalive(Some(self.limits.idle_timeout.as_secs()));
             // The answer says `Connection: close` when it is the last, so that no client sends
             // another request into a closing connection.
-            let is_last = left == 0 || *shutdown.borrow();
+            let is_last = left == 0 || self.gateway.lifecycle.is_draining() || open.is_old();
             session.set_keepalive_reuses_remaining(is_last.then_some(0));
             session.set_pipelined_prefix(head);
-            let request = self.http.proxy.process_new_http(session, shutdown);
+            let request = self.http.proxy.process_new_http(session, &self.never);
             let reused = match with_place(request).await {
                 (_, Some(parked)) => Box::pin(self.drive_parked(*parked)).await,
                 (reused, None) => reused.map(|reused| reused.consume().0),
@@ -123,8 +174,8 @@ impl Edge {
 
     /// Drives a stream that has left Pingora's request; returns the connection if it can be used.
     async fn drive_parked(&self, parked: Parked) -> Option<Stream> {
-        let Parked { mut downstream, mut ctx, forward, permit } = parked;
-        let driven = self.gateway.drive(&mut downstream, &mut ctx, &forward).await;
+        let Parked { mut downstream, mut ctx, mut forward, permit } = parked;
+        let driven = self.gateway.drive(&mut downstream, &mut ctx, &mut forward).await;
         self.gateway.log(downstream.req_header(), &ctx);
         drop(permit);
         driven.ok()?;
@@ -133,7 +184,7 @@ impl Edge {
     }
 
     /// Serves an HTTP/2 connection without TLS, whose preface has begun to arrive.
-    async fn serve_http2(&self, mut stream: Stream, mut read: BytesMut, shutdown: &ShutdownWatch) {
+    async fn serve_http2_after_preface(&self, mut stream: Stream, mut read: BytesMut, open: &Open) {
         let preface = async {
             while read.len() < HTTP2_PREFACE.len() {
                 if stream.read_buf(&mut read).await? == 0 {
@@ -150,17 +201,62 @@ impl Edge {
         let stream = stream.into_any().downcast::<L4Stream>().ok();
         if let Some(mut stream) = stream {
             stream.rewind(&read);
-            self.http.process_new(stream, shutdown).await;
+            self.serve_http2(stream, open).await;
+        }
+    }
+
+    /// Serves an HTTP/2 connection until its client leaves, or is told to (GOAWAY) and has its answers.
+    async fn serve_http2(&self, stream: Stream, open: &Open) {
+        let (end, ending) = watch::channel(false);
+        let served = self.http.process_new(stream, &ending);
+        let retired = async {
+            let lifecycle = &self.gateway.lifecycle;
+            if lifecycle.is_draining() {
+                // The client came for a request, and may not know yet that it must go elsewhere.
+                pingora::time::sleep(PARTING).await;
+            }
+            tokio::select! {
+                () = lifecycle.draining() => {}
+                () = open.old() => {}
+            }
+            end.send_replace(true);
+            // The watch must outlive the connection.
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            biased;
+            _ = served => {}
+            () = retired => {}
+        }
+    }
+
+    /// Waits for the first bytes of a request; `None` when the connection shall end instead.
+    async fn first(&self, stream: &mut Stream) -> Option<BytesMut> {
+        let first = async {
+            tokio::select! {
+                biased; // What has come is answered, whatever else is going on.
+                first = read_first(stream) => first,
+                () = self.parting() => None,
+            }
+        };
+        timeout(self.limits.idle_timeout, first).await.ok().flatten()
+    }
+
+    /// Waits until connections without a request shall close; what a client may be sending after an
+    /// answer that did not say so is waited for a moment more.
+    async fn parting(&self) {
+        match self.gateway.lifecycle.is_closing() {
+            true => pingora::time::sleep(PARTING).await,
+            false => self.gateway.lifecycle.closing().await,
         }
     }
 
     /// Waits for a request and reads its head: idle for as long as allowed, then quickly.
     async fn wait(&self, stream: &mut Stream, mut head: BytesMut) -> Waited {
         if head.is_empty() {
-            let idle = self.limits.idle_timeout;
-            match timeout(idle, read_first(stream)).await {
-                Ok(Some(first)) => head = first,
-                Ok(None) | Err(_) => return Waited::Gone,
+            match self.first(stream).await {
+                Some(first) => head = first,
+                None => return Waited::Gone,
             }
         }
         let mut scan = HeadScan::default();
@@ -222,41 +318,19 @@ impl Edge {
 
 #[async_trait]
 impl ServerApp for Edge {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a connection is waited for by its hold, and leaves Pingora's task so that this ends"
+    )]
     async fn process_new(
         self: &Arc<Self>,
-        mut stream: Stream,
-        shutdown: &ShutdownWatch,
+        stream: Stream,
+        _shutdown: &ShutdownWatch,
     ) -> Option<Stream> {
-        let open = Open::count(self.gateway.metrics.connections.clone());
-        if let Some(protocol) = &self.proxy_protocol {
-            match timeout(self.limits.head_timeout, protocol.accept(&mut *stream)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => {
-                    tracing::debug!(%error, "PROXY protocol");
-                    return None;
-                }
-                Err(_) => return None,
-            }
-        }
-        if open.count > self.connections_max as i64 {
-            self.refuse(stream, &Reason::ConnectionsFull.into()).await;
-            return None;
-        }
-        if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
-            return self.http.process_new(stream, shutdown).await;
-        }
-        let idle = self.limits.idle_timeout;
-        let Ok(Some(first)) = timeout(idle, read_first(&mut stream)).await else { return None };
-        if stream.get_ssl_digest().is_none() && first.starts_with(&HTTP2_PREFACE[..4]) {
-            self.serve_http2(stream, first, shutdown).await;
-        } else {
-            self.serve_http1(stream, first, shutdown).await;
-        }
+        let open = Open::new(self);
+        let edge = Arc::clone(self);
+        tokio::spawn(async move { edge.serve(stream, &open).await });
         None
-    }
-
-    async fn cleanup(&self) {
-        self.http.proxy.http_cleanup().await;
     }
 }
 
@@ -267,6 +341,8 @@ impl HttpServerApp for Http {
         session: ServerSession,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
+        // A request may outlive its connection.
+        let _hold = self.lifecycle.hold();
         self.proxy.process_new_http(session, shutdown).await
     }
 
@@ -288,13 +364,36 @@ impl HttpServerApp for Http {
 struct Open {
     gauge: IntGauge,
     count: i64,
+    /// When it is old, if it may become so.
+    old_at: Option<Instant>,
+    _hold: Hold,
 }
 
 impl Open {
-    fn count(gauge: IntGauge) -> Self {
+    fn new(edge: &Edge) -> Self {
+        let gauge = edge.gateway.metrics.connections.clone();
         gauge.inc();
-        let count = gauge.get();
-        Self { gauge, count }
+        // Clients that came together leave one after the other.
+        let age = edge.connection_age_max.mul_f64(0.9 + 0.2 * fastrand::f64());
+        Self {
+            count: gauge.get(),
+            gauge,
+            old_at: (!age.is_zero()).then(|| Instant::now() + age),
+            _hold: edge.gateway.lifecycle.hold(),
+        }
+    }
+
+    /// Whether its client should open another one, perhaps at another gateway.
+    fn is_old(&self) -> bool {
+        self.old_at.is_some_and(|at| Instant::now() >= at)
+    }
+
+    /// Waits until it is old.
+    async fn old(&self) {
+        match self.old_at {
+            Some(at) => pingora::time::sleep(at.saturating_duration_since(Instant::now())).await,
+            None => std::future::pending().await,
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use pingora::http::RequestHeader;
 use super::Gateway;
 use super::context::Context;
 use crate::telemetry::{Line, Outcome};
-use crate::upstream::Endpoint;
+use crate::upstream::{Endpoint, Loss};
 
 impl Gateway {
     /// Counts and logs the request.
@@ -38,6 +38,7 @@ impl Gateway {
             method: &record.method,
             target: record.target.as_deref().unwrap_or_default(),
             session: record.session,
+            moved: record.moved.map(Loss::as_str),
             client: record.client,
             status: record.status,
             outcome,

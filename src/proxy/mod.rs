@@ -6,21 +6,26 @@ mod context;
 mod deliver;
 mod early_request_filter;
 mod edge;
+mod endpoint_outcome;
 mod exchange;
 mod head;
 mod hosts;
 mod http1;
 mod idle;
 mod logging;
+mod moving;
+mod own_request;
 mod parked;
 mod plan;
 mod proxy_protocol;
 mod proxy_upstream_filter;
 mod pump;
+mod reaping;
 mod refusal;
 mod request_filter;
 mod response_body_filter;
 mod response_filter;
+mod stream;
 mod strict;
 mod upstream_peer;
 mod upstream_request_filter;
@@ -34,25 +39,32 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use pingora::modules::http::HttpModules;
+use pingora::protocols::http::ServerSession;
 use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
+use crate::lifecycle::Lifecycle;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Metrics, Reason, RequestLog};
 use crate::upstream::{Fleet, now_ms};
 use context::Context;
 use exchange::Connections;
+use moving::Moves;
+use reaping::Reaper;
 use refusal::Refusal;
 
 /// What all listeners share.
 pub struct Shared {
     snapshot: ArcSwap<Snapshot>,
-    fleet: Fleet,
+    fleet: Arc<Fleet>,
+    moves: Moves,
+    reaper: Reaper,
     metrics: Arc<Metrics>,
     request_log: Option<RequestLog>,
     connections: Connections,
     request_ids: RequestIds,
+    lifecycle: Arc<Lifecycle>,
 }
 
 /// The gateway as one listener sees it.
@@ -65,20 +77,24 @@ impl Shared {
     /// Everything that outlives a request.
     pub fn new(
         snapshot: Snapshot,
-        fleet: Fleet,
+        fleet: Arc<Fleet>,
         metrics: Arc<Metrics>,
         request_log: Option<RequestLog>,
         upstream_idle_connections: usize,
         workers: usize,
+        lifecycle: Arc<Lifecycle>,
     ) -> Self {
         fleet.install(&snapshot.pools, now_ms());
         Self {
             snapshot: ArcSwap::from_pointee(snapshot),
             fleet,
+            moves: Moves::default(),
+            reaper: Reaper::default(),
             metrics,
             request_log,
             connections: Connections::new(upstream_idle_connections, workers),
             request_ids: RequestIds::new(),
+            lifecycle,
         }
     }
 
@@ -94,13 +110,18 @@ impl Shared {
     }
 
     /// Every server and its endpoints.
-    pub fn fleet(&self) -> &Fleet {
+    pub fn fleet(&self) -> &Arc<Fleet> {
         &self.fleet
     }
 
     /// The metrics of the process.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
+    }
+
+    /// Where the process stands between its start and its end.
+    pub fn lifecycle(&self) -> &Arc<Lifecycle> {
+        &self.lifecycle
     }
 
     /// Closes connections to servers that nobody has used for a while.
@@ -120,6 +141,13 @@ impl Gateway {
     /// The gateway behind the listener at this place in the settings.
     pub fn new(shared: Arc<Shared>, listener: usize) -> Self {
         Self { shared, listener }
+    }
+
+    /// Lets the answer whose head is sent next say `Connection: close`, if the process drains.
+    fn close_if_draining(&self, session: &mut ServerSession) {
+        if self.lifecycle.is_draining() {
+            session.set_keepalive(None);
+        }
     }
 }
 

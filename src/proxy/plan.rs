@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::jsonrpc::{Id, OwnedId, peek};
 use crate::mcp::Era;
+use crate::sessions::{Place, SessionKey, SessionState};
 use crate::upstream::{Endpoint, Pool};
 
 /// The decision about one request.
@@ -22,11 +23,22 @@ pub(super) struct Forward {
     pub(super) placement: Placement,
     pub(super) shape: Shape,
     pub(super) body: Bytes,
-    /// The server's own session id, in place of the sealed one the client sent.
-    pub(super) upstream_session: Option<Vec<u8>>,
 }
 
 impl Forward {
+    /// The legacy session that the request belongs to.
+    pub(super) fn held(&self) -> Option<&Held> {
+        match &self.placement {
+            Placement::Held(held) => Some(held),
+            Placement::Any { .. } => None,
+        }
+    }
+
+    /// The server's own session id, in place of the sealed one the client sent.
+    pub(super) fn upstream_session(&self) -> Option<&[u8]> {
+        self.held().and_then(Held::upstream_id)
+    }
+
     /// The id to answer with. It is not kept while all goes well, because the body still has it.
     pub(super) fn reply_id(&self) -> Option<OwnedId> {
         peek(&self.body).ok()?.reply_id().map(Id::into_owned)
@@ -36,7 +48,7 @@ impl Forward {
 /// Which endpoint may take it.
 pub(super) enum Placement {
     /// The one that holds the session.
-    Pinned(Arc<Endpoint>),
+    Held(Box<Held>),
     /// Any; the key decides on the ring, the random number elsewhere.
     Any {
         /// What is hashed.
@@ -44,6 +56,58 @@ pub(super) enum Placement {
         /// Picks where nothing is hashed.
         random: u64,
     },
+}
+
+/// A legacy session, and where it lives now.
+pub(super) struct Held {
+    /// What its id says.
+    pub(super) state: SessionState,
+    /// Where it lives; `None` if that endpoint is no longer part of the pool.
+    pub(super) endpoint: Option<Arc<Endpoint>>,
+    /// The server's own id there, if the session moved.
+    moved: Option<Option<Vec<u8>>>,
+}
+
+impl Held {
+    /// A session that lives where its id says, at this endpoint if there is one.
+    pub(super) fn at_home(state: SessionState, endpoint: Option<Arc<Endpoint>>) -> Self {
+        Self { state, endpoint, moved: None }
+    }
+
+    /// A session that moved.
+    pub(super) fn moved(state: SessionState, to: Place) -> Self {
+        Self { state, endpoint: Some(to.endpoint), moved: Some(to.upstream_id) }
+    }
+
+    /// The session moves now.
+    pub(super) fn move_to(&mut self, to: Place) {
+        self.endpoint = Some(to.endpoint);
+        self.moved = Some(to.upstream_id);
+    }
+
+    /// Whether it lives somewhere else than its id says.
+    pub(super) fn is_away(&self) -> bool {
+        self.moved.is_some()
+    }
+
+    /// The session's name.
+    pub(super) fn key(&self) -> SessionKey {
+        self.state.key
+    }
+
+    /// The server's own id, where the session lives; `None` if it gives none there.
+    pub(super) fn upstream_id(&self) -> Option<&[u8]> {
+        match &self.moved {
+            Some(moved) => moved.as_deref(),
+            None => Some(self.state.upstream_id()),
+        }
+    }
+
+    /// Whether the session lives at this place.
+    pub(super) fn lives_at(&self, place: &Place) -> bool {
+        let here = self.endpoint.as_ref().map(|endpoint| endpoint.id());
+        here == Some(place.endpoint.id()) && self.upstream_id() == place.upstream_id.as_deref()
+    }
 }
 
 /// What a request is hashed by. Most keys are short and of fixed length, and cost no allocation.

@@ -23,7 +23,7 @@ impl Gateway {
         let plan = ctx.planned()?;
         match *plan {
             Plan::Preflight => answer::preflight(session.as_mut(), ctx).await,
-            Plan::Forward(forward) => {
+            Plan::Forward(mut forward) => {
                 let permit = match self.stream_permit(ctx, &forward) {
                     Ok(permit) => permit,
                     Err(refusal) => {
@@ -34,7 +34,7 @@ impl Gateway {
                     parked::park(session, ctx, forward, permit);
                     return Error::e_explain(ErrorType::ConnectionClosed, "goes on elsewhere");
                 }
-                self.drive(session.as_mut(), ctx, &forward).await
+                self.drive(session.as_mut(), ctx, &mut forward).await
             }
         }
     }
@@ -44,7 +44,7 @@ impl Gateway {
         &self,
         session: &mut ServerSession,
         ctx: &mut Context,
-        forward: &Forward,
+        forward: &mut Forward,
     ) -> pingora::Result<()> {
         match self.pump(session, ctx, forward).await {
             End::Complete => Ok(()),

@@ -19,8 +19,9 @@ use super::http1::Broken;
 use super::plan::{Exchange as Purpose, Forward, Repeat};
 use super::refusal::Refusal;
 use super::response_filter::UpstreamHead;
-use super::upstream_peer::Tried;
+use super::upstream_peer::{Connection, Tried};
 use super::upstream_request_filter::Outgoing;
+use crate::config::OnEndpointLoss;
 use crate::telemetry::{Outcome, Reason};
 use crate::upstream::InFlight;
 
@@ -68,7 +69,7 @@ impl Gateway {
         &self,
         session: &mut ServerSession,
         ctx: &mut Context,
-        forward: &Forward,
+        forward: &mut Forward,
     ) -> End {
         match self.begin(session, ctx, forward).await {
             Ok(begun) => self.deliver(session, ctx, forward, begun).await,
@@ -81,57 +82,76 @@ impl Gateway {
     }
 
     /// Connects, sends, and waits for the head of the answer. `Err(None)`: the client left.
-    async fn begin(
+    pub(super) async fn begin(
         &self,
         session: &mut ServerSession,
         ctx: &mut Context,
-        forward: &Forward,
+        forward: &mut Forward,
     ) -> Result<Begun, Option<Reason>> {
+        forward.pool.count_request();
         let mut tried = Tried::default();
-        let mut avoid_idle = false;
         loop {
-            let endpoint = tried.next(forward)?;
-            let failed = |reason| {
-                self.metrics.upstream_failed(forward.pool.name(), endpoint.url(), reason);
-            };
-            ctx.record.endpoint = Some(endpoint.clone());
-            let in_flight = endpoint.enter_stream();
-            let opened = match avoid_idle {
+            let (endpoint, in_flight) =
+                self.upstream_peer(session, ctx, forward, &mut tried).await?;
+            let opened = match tried.avoid_idle {
                 false => self.connections.open(&endpoint).await,
                 true => self.connections.open_fresh(&endpoint).await,
             };
             let mut exchange = match opened {
                 Ok(exchange) => exchange,
                 Err(reason) => {
-                    failed(reason);
+                    self.endpoint_refused(&forward.pool, &endpoint, reason);
                     tried.unreachable(&endpoint);
                     continue;
                 }
             };
             let interrupted = match ask(session, ctx, forward, &mut exchange).await {
-                Ok(head) => return Ok(Begun { exchange, head, in_flight }),
+                Ok(head) if is_forgotten(&head, forward) && tried.forgotten() => {
+                    self.connections.close_if_whole(exchange).await;
+                    continue;
+                }
+                Ok(head) => {
+                    self.endpoint_answered(&forward.pool, &endpoint, head.status);
+                    return Ok(Begun { exchange, head, in_flight });
+                }
                 Err(interrupted) => interrupted,
             };
-            // A kept connection that the server closed in the same moment: nobody answered, and
-            // nobody can know whether the request was heard. What may run twice is sent again.
-            let stale = exchange.reused && !exchange.heard() && !avoid_idle;
-            if matches!(interrupted, Interrupted::Broken(_))
-                && stale
-                && forward.shape.repeat == Repeat::Harmless
-            {
-                avoid_idle = true;
-                continue;
-            }
-            let reason = interrupted.reason();
-            if let Some(reason) = reason {
-                if let Interrupted::Broken(broken) = &interrupted {
-                    tracing::debug!(endpoint = endpoint.url(), ?broken, "no answer");
+            let Some(reason) = interrupted.reason() else { return Err(None) };
+            if let Interrupted::Broken(broken) = &interrupted {
+                tracing::debug!(endpoint = endpoint.url(), ?broken, "no answer");
+                // A kept connection that the server closed in the same moment says nothing bad of
+                // the server. Nobody answered, and nobody can know whether the request was heard:
+                // what may run twice is sent again.
+                let connection = match exchange.reused && !exchange.heard() {
+                    true => Connection::Stale,
+                    false => Connection::Sound,
+                };
+                match connection {
+                    Connection::Sound => self.endpoint_failed(&forward.pool, &endpoint, reason),
+                    Connection::Stale => {
+                        self.metrics.upstream_failed(forward.pool.name(), endpoint.url(), reason);
+                    }
                 }
-                failed(reason);
+                if forward.shape.repeat == Repeat::Harmless
+                    && tried.broken(&endpoint, forward, connection)
+                {
+                    continue;
+                }
+            } else {
+                self.endpoint_failed(&forward.pool, &endpoint, reason);
             }
-            return Err(reason);
+            return Err(Some(reason));
         }
     }
+}
+
+/// Whether the server says that it does not know the session (2025-11-25 transport, "Session
+/// Management"): the request has not run, and may move with its session.
+fn is_forgotten(head: &UpstreamHead, forward: &Forward) -> bool {
+    head.status == 404
+        && forward.upstream_session().is_some()
+        && forward.shape.exchange != Purpose::EndsSession
+        && forward.pool.settings().on_endpoint_loss == OnEndpointLoss::Move
 }
 
 /// Sends the request and waits for the head of its answer.
@@ -147,7 +167,7 @@ async fn ask(
     let outgoing = Outgoing {
         client: session.req_header(),
         endpoint,
-        session: forward.upstream_session.as_deref(),
+        session: forward.upstream_session(),
         request_id: ctx.request_id(),
         client_address: ctx.record.client,
         body_bytes: forward.body.len(),

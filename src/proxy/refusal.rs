@@ -69,6 +69,7 @@ fn row(reason: Reason) -> (u16, i32, &'static str) {
         }
         Reason::StreamsFull => (503, 503, "too many streams"),
         Reason::EndpointNone => (503, 503, "no endpoint is available"),
+        Reason::EndpointBusy => (503, 503, "the server has too much to do"),
         Reason::EndpointUnreachable => (502, 502, "the server cannot be reached"),
         Reason::EndpointTimeout => (504, 504, "the server did not answer in time"),
         Reason::EndpointBroken => (502, 502, "the server's answer was broken"),

@@ -11,7 +11,7 @@ use pingora_proxy::Session;
 use super::Gateway;
 use super::answer::METHODS;
 use super::context::{Context, short_digest};
-use super::plan::{Exchange, Forward, Key, Placement, Plan, Repeat, Shape};
+use super::plan::{Exchange, Forward, Held, Key, Placement, Plan, Repeat, Shape};
 use super::refusal::{Refusal, TokenSent};
 use super::strict::Ambiguous;
 use super::{body, hosts, strict};
@@ -23,9 +23,9 @@ use crate::mcp::{
     MCP_PROTOCOL_VERSION, MCP_SESSION_ID, Revision, Violation,
 };
 use crate::routes::Route;
-use crate::sessions::{Binding, SessionState};
+use crate::sessions::{Binding, Place, Seen, SessionState, seconds};
 use crate::telemetry::Reason;
-use crate::upstream::{Endpoint, SessionHabit};
+use crate::upstream::{Pool, SessionHabit};
 
 impl Gateway {
     /// The walk of a request, cheap checks before dear ones: nothing below a line runs before the
@@ -65,14 +65,14 @@ impl Gateway {
         let head = session.req_header();
         let call = read_call(head, &body, ctx)?;
         note(ctx, &call);
-        let (placement, upstream_session) = match call.era {
-            Era::Modern => (anywhere(head, route, caller, &call, ctx), None),
+        let placement = match call.era {
+            Era::Modern => anywhere(head, route, caller, &call, ctx),
             Era::Legacy => place_legacy(head, route, caller, &call, ctx)?,
         };
-        let shape = shape(&call);
+        let shape = shape(&call, &route.target);
         drop(call);
         let pool = Arc::clone(&route.target);
-        Ok(Plan::Forward(Forward { pool, placement, shape, body, upstream_session }))
+        Ok(Plan::Forward(Forward { pool, placement, shape, body }))
     }
 
     /// DNS rebinding ends here: a browser that was lured to this address names a foreign host or
@@ -167,11 +167,14 @@ fn note(ctx: &mut Context, call: &Call<'_>) {
     ctx.record.is_tool_call = call.tool().is_some();
 }
 
-fn shape(call: &Call<'_>) -> Shape {
+fn shape(call: &Call<'_>, pool: &Pool) -> Shape {
     let (exchange, repeat) = match call.kind {
         Kind::Request(Class::Initialize) => (Exchange::OpensSession, Repeat::Harmless),
         Kind::Request(Class::Listen) => (Exchange::Stream, Repeat::Harmless),
         Kind::Request(class) if class.is_repeatable() => (Exchange::Message, Repeat::Harmless),
+        Kind::Request(_) if call.tool().is_some_and(|tool| pool.may_repeat(tool)) => {
+            (Exchange::Message, Repeat::Harmless)
+        }
         Kind::Request(_) | Kind::Notification | Kind::Response => {
             (Exchange::Message, Repeat::Never)
         }
@@ -221,13 +224,12 @@ fn of_session(
         version.and_then(Revision::parse).is_some_and(|revision| revision.era() == Era::Modern);
     let token = strict::text(&head.headers, MCP_SESSION_ID).filter(|_| !is_modern);
     let Some(token) = token else { return Err(Refusal::verb("POST, OPTIONS")) };
-    let (endpoint, state) = open(token, version, route, caller, ctx)?;
+    let held = open(token, version, route, caller, ctx)?;
     Ok(Plan::Forward(Forward {
         pool: Arc::clone(&route.target),
-        placement: Placement::Pinned(endpoint),
+        placement: Placement::Held(Box::new(held)),
         shape,
         body: Bytes::new(),
-        upstream_session: Some(state.upstream_id),
     }))
 }
 
@@ -238,47 +240,73 @@ fn place_legacy(
     caller: &Caller,
     call: &Call<'_>,
     ctx: &mut Context,
-) -> Result<(Placement, Option<Vec<u8>>), Refusal> {
+) -> Result<Placement, Refusal> {
     let token = strict::text(&head.headers, MCP_SESSION_ID);
     match token {
         _ if call.kind == Kind::Request(Class::Initialize) => {
-            Ok((anywhere(head, route, caller, call, ctx), None))
+            Ok(anywhere(head, route, caller, call, ctx))
         }
         Some(token) => {
             let version = strict::text(&head.headers, MCP_PROTOCOL_VERSION);
             let opened = open(token, version, route, caller, ctx).inspect_err(|_| {
                 ctx.record.id = call.id().map(crate::jsonrpc::Id::into_owned);
             });
-            let (endpoint, state) = opened?;
-            Ok((Placement::Pinned(endpoint), Some(state.upstream_id)))
+            Ok(Placement::Held(Box::new(opened?)))
         }
         None if route.target.session_habit() == SessionHabit::Mints => {
             ctx.record.id = call.id().map(crate::jsonrpc::Id::into_owned);
             Err(Reason::SessionMissing.into())
         }
-        None => Ok((anywhere(head, route, caller, call, ctx), None)),
+        None => Ok(anywhere(head, route, caller, call, ctx)),
     }
 }
 
-/// Opens a session id. Unknown, foreign, forged and expired ids are one answer, and so is the id of
-/// a session whose endpoint is gone.
+/// Opens a session id. Unknown, foreign, forged and expired ids are one answer, and so are those of
+/// sessions that are over.
 fn open(
     token: &str,
     version: Option<&str>,
     route: &Route,
     caller: &Caller,
     ctx: &mut Context,
-) -> Result<(Arc<Endpoint>, SessionState), Refusal> {
+) -> Result<Held, Refusal> {
     let binding = Binding { route: &route.digest, caller: caller.digest() };
-    let opened = ctx.snapshot.seal.open(binding, token.as_bytes(), SystemTime::now());
+    let now = SystemTime::now();
+    let opened = ctx.snapshot.seal.open(binding, token.as_bytes(), now);
     let state = opened.ok_or(Reason::SessionUnknown)?;
-    let endpoint = route.target.by_id(state.endpoint).ok_or(Reason::SessionUnknown)?;
     ctx.record.session = Some(short_digest(token));
-    match (state.revision, version) {
-        (Some(agreed), Some(version)) if agreed.as_str() != version => {
-            Err(Reason::SessionRevision.into())
+    if let (Some(agreed), Some(version)) = (state.revision, version)
+        && agreed.as_str() != version
+    {
+        return Err(Reason::SessionRevision.into());
+    }
+    locate(state, seconds(now), route, ctx)
+}
+
+/// Finds where a session lives: where its id says, unless it has moved since.
+fn locate(state: SessionState, now: u32, route: &Route, ctx: &Context) -> Result<Held, Refusal> {
+    let (sessions, rules) = (&ctx.snapshot.sessions, ctx.snapshot.session_rules);
+    let pool = &route.target;
+    match sessions.used(state.key, state.made_at, now, rules) {
+        Seen::Over => Err(Reason::SessionUnknown.into()),
+        Seen::Moved(place) => {
+            // After a reload the pool has another object for the same endpoint.
+            let endpoint = pool.by_id(place.endpoint.id()).unwrap_or(place.endpoint);
+            Ok(Held::moved(state, Place { endpoint, upstream_id: place.upstream_id }))
         }
-        _ => Ok((endpoint, state)),
+        Seen::AtHome => {
+            let endpoint = pool.by_id(state.endpoint);
+            Ok(Held::at_home(state, endpoint))
+        }
+        Seen::Unknown => {
+            let endpoint = pool.by_id(state.endpoint);
+            if let Some(endpoint) = &endpoint {
+                let upstream_id = Some(state.upstream_id().to_vec());
+                let place = Place { endpoint: Arc::clone(endpoint), upstream_id };
+                sessions.came(state.key, &place, state.revision, None, now, rules);
+            }
+            Ok(Held::at_home(state, endpoint))
+        }
     }
 }
 

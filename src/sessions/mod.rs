@@ -2,6 +2,12 @@
 
 mod key_file;
 mod seal;
+mod table;
 
 pub use key_file::{KeyFile, generated_key};
-pub use seal::{Binding, Seal, SessionState, TOKEN_BYTES_MAX};
+pub use seal::{
+    Binding, NewSession, Opening, Seal, Sealed, SessionKey, SessionState, TOKEN_BYTES_MAX, seconds,
+};
+pub use table::{
+    Abandoned, ENTRY_BYTES_MAX, Place, Restore, Rules, Seen, Subscription, Table, View,
+};

@@ -53,6 +53,8 @@ pub struct Line<'a> {
     pub target: &'a str,
     /// A short digest of the session id: it joins lines, but opens nothing.
     pub session: Option<[u8; 4]>,
+    /// Why the session moved to this endpoint for this request, if it did.
+    pub moved: Option<&'static str>,
     /// The client's address.
     pub client: Option<IpAddr>,
     /// The HTTP status of the answer; 0 when none was sent.
@@ -184,6 +186,9 @@ fn write_json(out: &mut Vec<u8>, line: &Line<'_>) {
     if let Some([a, b, c, d]) = line.session {
         push(out, format_args!(",\"session\":\"{a:02x}{b:02x}{c:02x}{d:02x}\""));
     }
+    if let Some(moved) = line.moved {
+        push(out, format_args!(",\"moved\":\"{moved}\""));
+    }
     let numbers = [
         (",\"status\":", u64::from(line.status)),
         (",\"bytes_in\":", line.bytes_in),
@@ -217,6 +222,9 @@ fn write_text(out: &mut Vec<u8>, line: &Line<'_>) {
     }
     if let Some([a, b, ..]) = line.session {
         push(out, format_args!("  session {a:02x}{b:02x}"));
+    }
+    if let Some(moved) = line.moved {
+        push(out, format_args!(" moved ({moved})"));
     }
     if !line.caller.is_empty() {
         push(out, format_args!("  by {}", line.caller));
@@ -278,6 +286,7 @@ mod tests {
             method: "tools/call",
             target: "a\"\n\u{7f}b",
             session: Some([0xab, 1, 2, 3]),
+            moved: Some("drained"),
             client: Some([127, 0, 0, 1].into()),
             status: 502,
             outcome: Outcome::Failed,
@@ -299,6 +308,7 @@ mod tests {
         assert_eq!(read["bytes_out"], 1_234_567);
         assert_eq!(read["bytes_in"], 0);
         assert_eq!(read["session"], "ab010203");
+        assert_eq!(read["moved"], "drained");
         assert_eq!(read["reason"], "endpoint_broken");
         assert_eq!(read["client"], "127.0.0.1");
     }
@@ -310,6 +320,9 @@ mod tests {
         let text = String::from_utf8(out).expect("text");
         assert_eq!(text.matches('\n').count(), 1);
         assert!(text.contains(r#"502 failed tools/call a\"\n\u{7f}b  -> files"#), "{text}");
-        assert!(text.contains("session ab01  by ann  1.5 ms (gateway 40 us)"), "{text}");
+        assert!(
+            text.contains("session ab01 moved (drained)  by ann  1.5 ms (gateway 40 us)"),
+            "{text}"
+        );
     }
 }

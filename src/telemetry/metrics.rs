@@ -90,8 +90,16 @@ pub struct Metrics {
     pub connections: IntGauge,
     /// Long-lived streams open now.
     pub streams: IntGauge,
+    sessions_moved: IntCounterVec,
+    ejections: IntCounterVec,
     /// Legacy sessions opened.
     pub sessions_opened: IntCounter,
+    /// Legacy sessions that were used lately.
+    pub sessions_tracked: IntGauge,
+    /// Legacy sessions that nobody used for too long.
+    pub sessions_abandoned: IntCounter,
+    /// Legacy sessions that the gateway ended at their servers.
+    pub sessions_reaped: IntCounter,
     /// Lines of the request log that found no room.
     pub log_lines_lost: IntCounter,
     /// Endpoints, and what finds them.
@@ -186,6 +194,33 @@ impl Metrics {
                 "toolgate_sessions_opened_total",
                 "Legacy sessions opened.",
             ),
+            sessions_moved: counters(
+                &registry,
+                "toolgate_sessions_moved_total",
+                "Legacy sessions moved to another endpoint, by reason.",
+                &["server", "reason"],
+            ),
+            ejections: counters(
+                &registry,
+                "toolgate_ejections_total",
+                "Endpoints taken out because calls to them failed, by reason.",
+                &["server", "endpoint", "reason"],
+            ),
+            sessions_tracked: gauge(
+                &registry,
+                "toolgate_sessions_tracked",
+                "Legacy sessions that were used lately.",
+            ),
+            sessions_abandoned: counter(
+                &registry,
+                "toolgate_sessions_abandoned_total",
+                "Legacy sessions that nobody used for too long.",
+            ),
+            sessions_reaped: counter(
+                &registry,
+                "toolgate_sessions_reaped_total",
+                "Legacy sessions that the gateway ended at their servers.",
+            ),
             log_lines_lost: counter(
                 &registry,
                 "toolgate_log_lines_lost_total",
@@ -220,6 +255,16 @@ impl Metrics {
     /// Counts one failed exchange with an endpoint.
     pub fn upstream_failed(&self, server: &str, endpoint: &str, reason: Reason) {
         self.upstream_errors.with_label_values(&[server, endpoint, reason.as_str()]).inc();
+    }
+
+    /// Counts one session that moved.
+    pub fn session_moved(&self, server: &str, reason: &str) {
+        self.sessions_moved.with_label_values(&[server, reason]).inc();
+    }
+
+    /// Counts one ejection.
+    pub fn ejected(&self, server: &str, endpoint: &str, reason: &str) {
+        self.ejections.with_label_values(&[server, endpoint, reason]).inc();
     }
 
     /// Whether a server has answered this combination without error before.

@@ -63,6 +63,8 @@ reasons! {
     StreamsFull => "streams_full",
     /// No endpoint of the server can take the call.
     EndpointNone => "endpoint_none",
+    /// The endpoint carries as many calls as it may, and no more may wait.
+    EndpointBusy => "endpoint_busy",
     /// No endpoint could be connected to.
     EndpointUnreachable => "endpoint_unreachable",
     /// The endpoint did not answer in time.

@@ -91,8 +91,7 @@ impl Server {
             if list.iter().any(|member| member.endpoint.id() == id || member.name == name) {
                 continue;
             }
-            let standing =
-                self.standings.entry(id).or_insert_with(|| Arc::new(Standing::new(now)));
+            let standing = self.standings.entry(id).or_insert_with(|| Arc::new(Standing::new(now)));
             let known = before.iter().map(|member| &member.endpoint).find(|known| known.id() == id);
             let endpoint = match known {
                 Some(known) if known.is_made_of(endpoint, settings, address) => Arc::clone(known),
@@ -114,9 +113,8 @@ impl Server {
             standing.retire(if stays { Membership::Stays } else { Membership::Left });
         }
         // An endpoint that left is remembered as long as a session or a call is bound to it.
-        self.standings.retain(|_, standing| {
-            !standing.is_retired() || Arc::strong_count(standing) > 1
-        });
+        self.standings
+            .retain(|_, standing| !standing.is_retired() || Arc::strong_count(standing) > 1);
     }
 }
 
@@ -237,9 +235,7 @@ impl Fleet {
     pub fn expire_leases(&self, now_ms: u64) -> Vec<(String, String)> {
         let mut expired = Vec::new();
         for pool in self.pools.load().iter() {
-            let is_over = |source: &Source| {
-                matches!(source, Source::Leased { until_ms } if *until_ms <= now_ms)
-            };
+            let is_over = |source: &Source| matches!(source, Source::Leased { until_ms } if *until_ms <= now_ms);
             if pool.members().list().iter().any(|member| is_over(&member.source)) {
                 self.change(pool.name(), now_ms, |state, _| {
                     let (over, left) = std::mem::take(&mut state.registered)
@@ -289,6 +285,19 @@ impl Fleet {
         })
     }
 
+    /// Wakes the streams of servers where the deadline of a drain has passed in this time.
+    pub fn wake_drained(&self, since_ms: u64, now_ms: u64) {
+        let is_due = |member: &Member| {
+            let deadline = member.endpoint.standing().drain_deadline_ms();
+            deadline.is_some_and(|deadline| since_ms < deadline && deadline <= now_ms)
+        };
+        for pool in self.pools.load().iter() {
+            if pool.members().list().iter().any(is_due) {
+                pool.ring_bell();
+            }
+        }
+    }
+
     /// Wakes the streams of every server.
     pub fn ring_all(&self) {
         for pool in self.pools.load().iter() {
@@ -327,7 +336,8 @@ impl Fleet {
         change(server, before.list());
         let members = server.members(pool.settings(), before.list(), now_ms);
         let urls = |members: &Members| {
-            let shown = |member: &Member| (member.endpoint.url().to_owned(), member.endpoint.weight());
+            let shown =
+                |member: &Member| (member.endpoint.url().to_owned(), member.endpoint.weight());
             members.list().iter().map(shown).collect::<Vec<_>>()
         };
         let changed = urls(&before) != urls(&members);

@@ -195,10 +195,6 @@ impl Pool {
         self.members.store(Arc::new(members));
     }
 
-    pub(super) fn life(&self) -> &Arc<Life> {
-        &self.life
-    }
-
     /// What requests are hashed by.
     pub fn hash_key(&self) -> &HashKey {
         match &self.settings.balance {
@@ -222,9 +218,8 @@ impl Pool {
     pub fn choose(&self, wanted: &Wanted<'_>) -> Option<Arc<Endpoint>> {
         let members = self.members.load();
         let endpoints = members.endpoints();
-        let is_untried = |endpoint: &Endpoint| {
-            endpoint.is_resolved() && !wanted.tried.contains(&endpoint.id())
-        };
+        let is_untried =
+            |endpoint: &Endpoint| endpoint.is_resolved() && !wanted.tried.contains(&endpoint.id());
         let pick = |usable: &dyn Fn(&Endpoint) -> bool| {
             members.chooser.choose(endpoints, wanted, self.settings.slow_start, usable)
         };
@@ -250,17 +245,18 @@ impl Pool {
         if standing.is_retired() {
             return Some(Loss::Gone);
         }
-        if standing.is_lost(now_ms) {
-            return Some(Loss::Drained);
-        }
-        // Distrust moves nobody where there is nowhere better to go.
+        // Nobody moves where there is nowhere better to go.
         let members = self.members.load();
         let better = |other: &Arc<Endpoint>| {
             other.id() != endpoint.id() && other.is_resolved() && other.standing().is_usable(now_ms)
         };
-        let stays = self.is_in_panic(members.endpoints(), now_ms)
-            || !members.endpoints().iter().any(better);
-        (!stays).then_some(Loss::Ejected)
+        if !members.endpoints().iter().any(better) {
+            return None;
+        }
+        if standing.is_lost(now_ms) {
+            return Some(Loss::Drained);
+        }
+        (!self.is_in_panic(members.endpoints(), now_ms)).then_some(Loss::Ejected)
     }
 
     /// Whether so few endpoints are in order that states say nothing.

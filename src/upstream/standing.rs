@@ -254,7 +254,7 @@ impl Standing {
         let rate = f64::from(failed) / f64::from(calls.max(1));
         (ejection.failure_rate < 1.0
             && calls >= ejection.requests_min
-            && rate >= ejection.failure_rate)
+            && rate > ejection.failure_rate)
             .then_some(Fault::FailureRate)
     }
 
@@ -278,6 +278,11 @@ impl Standing {
         self.window.began.store(0, Ordering::Relaxed);
         self.up_since.store(now + ms(pause), Ordering::Relaxed);
         Some(pause)
+    }
+
+    /// Whether it refused a connection a moment ago.
+    pub fn is_unreachable(&self, now: u64) -> bool {
+        self.unreachable_until.load(Ordering::Relaxed) > now
     }
 
     /// Whether it is ejected now.
@@ -412,8 +417,8 @@ mod tests {
         let ejection = Ejection { consecutive_failures: 0, ..ejection() };
         let mut fault = None;
         for call in 0..10 {
-            match call % 2 {
-                0 => standing.succeeded(20_000 + call, &ejection),
+            match call % 3 {
+                1 => standing.succeeded(20_000 + call, &ejection),
                 _ => fault = standing.failed(20_000 + call, &ejection),
             }
             assert!(fault.is_none() || call == 9, "call {call}");

@@ -12,5 +12,6 @@ mod identity;
 mod listeners;
 mod servers;
 mod sessions;
+mod stopping;
 mod streams;
 mod telemetry;

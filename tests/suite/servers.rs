@@ -215,23 +215,6 @@ async fn a_call_goes_elsewhere_when_its_endpoint_is_away() {
     assert_eq!(alive.take().len(), 48);
 }
 
-#[tokio::test]
-async fn a_session_of_an_endpoint_that_is_away_goes_nowhere_else() {
-    let address = free_address();
-    let yaml = |urls: &[String]| format!("listen: {address}\n{}", sections(urls, ""));
-    let (first, second) = (Upstream::mcp("first").await, Upstream::mcp("second").await);
-    let urls = [first.url(), second.url()];
-    let gateway = Gateway::start_at(&yaml(&urls), address).await;
-    let opened = client::exchange(address, &Message::initialize().bytes()).await;
-    let call = Message::legacy_call(7, "echo", &opened.session());
-    let (home, other) = if first.take().is_empty() { (second, first) } else { (first, second) };
-    drop(home);
-    other.take();
-    let answer = client::exchange(gateway.address, &call.bytes()).await;
-    assert_eq!((answer.status, answer.json()["id"].clone()), (502, json!(7)));
-    assert!(other.bytes().is_empty());
-}
-
 /// A server that closes a kept connection on the second request it gets there, without a word.
 fn closes_on_the_second(request: &Request) -> Vec<Step> {
     match request.place.1 {

@@ -132,20 +132,6 @@ async fn a_restart_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_session_whose_endpoint_was_removed_is_not_found() {
-    let (gone, other) = (Upstream::mcp("gone").await, Upstream::mcp("other").await);
-    let address = free_address();
-    let yaml = |upstream: &Upstream| format!("listen: {address}\n{}", upstream.sections());
-    let gateway = Gateway::start_at(&yaml(&gone), address).await;
-    let session = client::exchange(address, &Message::initialize().bytes()).await.session();
-    let gateway = gateway.restart(&yaml(&other)).await;
-    let call = Message::legacy_call(9, "echo", &session).bytes();
-    let answer = client::exchange(gateway.address, &call).await;
-    assert_eq!((answer.status, answer.code(), answer.json()["id"].clone()), (404, 404, json!(9)));
-    assert!(other.bytes().is_empty());
-}
-
-#[tokio::test]
 async fn stream_and_end_reach_the_server_with_its_own_id() {
     let stage = Stage::mcp().await;
     let session = stage.open_session().await;

@@ -15,7 +15,7 @@ listen: 127.0.0.1:8080
         &[
             "1:12 the key `thread` is unknown (did you mean `threads`?)",
             "1:23 the key `gracee` is unknown (did you mean `grace`?)",
-            "1:35 the key `frobnicate` is unknown (known here: threads, connections_max, streams_max, upstream_idle_connections, grace)",
+            "1:35 the key `frobnicate` is unknown (known here: threads, connections_max, streams_max, upstream_idle_connections, connection_age_max, grace)",
         ],
     ),
     (

@@ -55,7 +55,33 @@ admin: { listen: 127.0.0.1:8080 }
     (
         "admin: { listen: 0.0.0.0:9901 }\n",
         &[
-            "1:18 the admin listener asks for no token, so it must be on loopback (write 127.0.0.1:9901)",
+            "1:18 the admin listener asks for no token, so it must be on loopback (write 127.0.0.1:9901, or add `tokens`)",
+        ],
+    ),
+    (
+        "admin: { listen: 0.0.0.0:9901, tokens: [] }\n",
+        &[
+            "1:18 the admin listener asks for no token, so it must be on loopback (write 127.0.0.1:9901, or add `tokens`)",
+        ],
+    ),
+    (
+        r#"admin:
+  listen: 0.0.0.0:9901
+  tokens:
+    - my-plain-text-token
+    - { role: admin, sha256: abc }
+    - { role: "register:", sha256: 3a6eb0790f39ac87c94f3856b2dd2c5d110e6811602261a9a923d3bb23adc8b7 }
+    - { role: read, sha256: 3A6eb0790f39ac87c94f3856b2dd2c5d110e6811602261a9a923d3bb23adc8b7 }
+    - {}
+"#,
+        &[
+            "4:7 a map is expected here, this is text (a list is written [a, b], a map { key: value })",
+            "5:15 this is not a role (write read, register:SERVER or operate)",
+            "5:30 a SHA-256 digest has 64 hexadecimal digits (this is the digest, not the secret: printf %s SECRET | sha256sum)",
+            "6:15 this is not a name (use letters, digits, `_`, `-` and `.`, at most 64 in all)",
+            "7:29 this token is already defined (the first is at t:6:36)",
+            "8:7 the key `role` is missing (add `role:`)",
+            "8:7 the key `sha256` is missing (add `sha256:`)",
         ],
     ),
     (
@@ -131,109 +157,6 @@ health: {}
 #[test]
 fn listeners_health_and_admin() {
     check_told(LISTENERS_HEALTH_AND_ADMIN);
-}
-
-const SERVERS: &[Row] = &[
-    (
-        "servers: {}\n",
-        &[
-            "1:1 no server is defined (add `servers:` with a name and its `endpoints:`)",
-            "3:32 there is no server of this name (define it under `servers`)",
-        ],
-    ),
-    (
-        "servers: [everything]\n",
-        &[
-            "1:10 a map from names to values is expected here, this is a list (remove the brackets or the dash)",
-        ],
-    ),
-    (
-        r#"servers:
-  everything:
-    owner: me
-"#,
-        &["2:3 the key `endpoints` is missing (add `endpoints:`)"],
-    ),
-    (
-        "servers: { everything: { endpoints: [] } }\n",
-        &["1:26 a server needs at least one endpoint (write [http://10.0.0.1:8000/mcp])"],
-    ),
-    (
-        "servers: { everything: http://127.0.0.1:3001/mcp }\n",
-        &[
-            "1:24 a map is expected here, this is text (a list is written [a, b], a map { key: value })",
-        ],
-    ),
-    (
-        "servers: { everything: { endpoints: http://127.0.0.1:3001/mcp } }\n",
-        &[
-            "1:37 a list is expected here, this is text (a list is written [a, b], a map { key: value })",
-        ],
-    ),
-    (
-        r#"servers:
-  everything:
-    endpoints:
-      - 127.0.0.1:3001/mcp
-      - ws://127.0.0.1:3001/mcp
-      - http://user:password@127.0.0.1:3001/mcp
-      - http://127.0.0.1:3001/mcp#a
-      - http://127.0.0.1:99999/mcp
-      - { url: http://127.0.0.1:3001/mcp, weight: 0 }
-      - { weight: 2 }
-"#,
-        &[
-            "4:9 this is not an absolute URL (write it like http://10.0.0.1:8000/mcp)",
-            "5:9 only http and https are spoken (write it like http://10.0.0.1:8000/mcp)",
-            "6:9 a URL with a user name or password is not allowed (remove what stands before the @)",
-            "7:9 a URL with a fragment is not allowed (remove the # and what follows)",
-            "8:9 the port must be a number from 1 to 65535 (correct it, or leave it out)",
-            "9:51 a weight is a number from 1 to 256 (to take an endpoint out, remove it)",
-            "10:9 the key `url` is missing (add `url:`)",
-        ],
-    ),
-    (
-        r#"servers: { everything: { endpoints: [http://a/mcp, "HTTP://A:80/mcp"] } }
-"#,
-        &["1:52 this endpoint is already in the list (the first is at t:1:38)"],
-    ),
-    (
-        r#"servers: { "every thing": { endpoints: [http://a/mcp] }, everything: { endpoints: [http://a/mcp] } }
-"#,
-        &["1:12 this is not a name (use letters, digits, `_`, `-` and `.`, at most 64 in all)"],
-    ),
-    (
-        "servers: { everything: { endpoints: [http://a/mcp], balance: { algorithm: least_request, key: session } } }\n",
-        &["1:90 least_request has no key (remove the key, or use consistent_hash)"],
-    ),
-    (
-        "servers: { everything: { endpoints: [http://a/mcp], balance: { algorithm: round_robin, key: headers:x } } }\n",
-        &[
-            "1:75 this is not one of the words known here (write one of: consistent_hash, least_request)",
-            "1:93 this cannot be hashed (write session, caller, tenant, tool or header:NAME)",
-        ],
-    ),
-    (
-        r#"servers: { everything: { endpoints: [http://a/mcp], balance: { algorithm: least_requests, key: "header:a b" } } }
-"#,
-        &[
-            "1:75 this is not one of the words known here (did you mean `least_request`?)",
-            "1:96 this cannot be hashed (write session, caller, tenant, tool or header:NAME)",
-        ],
-    ),
-    (
-        "servers: { everything: { endpoints: [http://a/mcp], protocol: h2, timeouts: { connect: 1, idle: 1s } } }\n",
-        &[
-            "1:63 this is not one of the words known here (write one of: http1, http2)",
-            "1:88 this is not a duration (write a whole number and a unit: 500ms, 30s, 10m, 24h)",
-            "1:91 the key `idle` is unknown (known here: connect, first_byte, stream_idle, total)",
-        ],
-    ),
-];
-
-#[test]
-fn servers() {
-    check_told(SERVERS);
 }
 
 const ROUTES_AND_INCLUDE: &[Row] = &[
@@ -313,6 +236,15 @@ fn routes_and_include() {
 
 const SESSIONS_AND_IDENTITY: &[Row] = &[
     (
+        "sessions: { idle: 0s, table_max: 0, reap: yes }\nruntime: { connection_age_max: never }\n",
+        &[
+            "1:19 a duration must be longer than nothing (write a whole number and a unit: 500ms, 30s, 10m, 24h)",
+            "1:34 this number must be at least 1 (write a whole number from 1)",
+            "1:43 this is not one of the words known here (write one of: auto, on, off)",
+            "2:32 this is not a duration (write a whole number and a unit: 500ms, 30s, 10m, 24h)",
+        ],
+    ),
+    (
         r#"sessions:
   keys: [tooshort, "${SHORT}", "${UNSET}", 0123456789abcdef0123456789abcdef, 0123456789abcdef0123456789abcdef]
   lifetime: 1 day
@@ -372,7 +304,7 @@ const SESSIONS_AND_IDENTITY: &[Row] = &[
     - { caller: b, sha256: 3A6eb0790f39ac87c94f3856b2dd2c5d110e6811602261a9a923d3bb23adc8b7 }
 "#,
         &[
-            "3:28 a SHA-256 digest has 64 hexadecimal digits (this is the digest, not the key: printf %s KEY | sha256sum)",
+            "3:28 a SHA-256 digest has 64 hexadecimal digits (this is the digest, not the secret: printf %s SECRET | sha256sum)",
             "4:7 the key `caller` is missing (add `caller:`)",
             "4:29 this is not a scope (a scope has no spaces, quotes or backslashes; write one per list item)",
             "5:28 this API key is already defined (the first is at t:4:45)",

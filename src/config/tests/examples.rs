@@ -50,7 +50,7 @@ fn the_examples_are_accepted() {
     assert_eq!(minimal.identity.anonymous, Anonymous::Allow);
     let full = settings(FULL);
     let names: Vec<&str> = full.servers.iter().map(|server| server.name.as_str()).collect();
-    assert_eq!(names, ["everything", "files"]);
+    assert_eq!(names, ["everything", "search", "files"]);
     assert_eq!(full.identity.api_keys.len(), 2);
     assert!(full.listeners.iter().any(|listener| listener.tls.is_some()));
 }
@@ -85,10 +85,15 @@ fn full_states_the_real_defaults() {
     assert_eq!(stated.limits, by_default.limits);
     assert_eq!(full.runtime, minimal.runtime);
     assert_eq!(full.state_dir, minimal.state_dir);
-    assert_eq!(full.sessions.keys, minimal.sessions.keys);
-    assert_eq!(full.sessions.lifetime, minimal.sessions.lifetime);
+    assert_eq!(full.sessions, minimal.sessions);
     let (by_default, stated) = (&minimal.servers[0], &full.servers[0]);
     assert_eq!(stated.balance, by_default.balance);
+    assert_eq!(stated.on_endpoint_loss, by_default.on_endpoint_loss);
+    assert_eq!(stated.slow_start, by_default.slow_start);
+    assert_eq!(stated.health, by_default.health);
+    assert_eq!(stated.ejection, by_default.ejection);
+    assert_eq!(stated.breaker, by_default.breaker);
+    assert_eq!(stated.retries, by_default.retries);
     assert_eq!(stated.protocol, by_default.protocol);
     assert_eq!(stated.timeouts, by_default.timeouts);
     assert_eq!(stated.endpoints[0].weight, by_default.endpoints[0].weight);

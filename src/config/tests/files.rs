@@ -2,7 +2,7 @@
 
 use super::{completed, environment};
 use crate::config::tests::directory::TestDirectory;
-use crate::config::{Settings, load, parse};
+use crate::config::{Settings, endpoints_file, load, load_with, parse};
 
 const MAIN: &str = "include: [teams/*.yaml]\n";
 const KEY: &str = "3a6eb0790f39ac87c94f3856b2dd2c5d110e6811602261a9a923d3bb23adc8b7";
@@ -110,6 +110,166 @@ fn files_of_keys_are_checked_like_lists_in_place() {
                 24
             ),
         ],
+    );
+}
+
+#[test]
+fn what_was_registered_comes_last() {
+    let directory = TestDirectory::new();
+    let main = directory.write("gateway.yaml", &completed(""));
+    let registered = directory.path().join("registered.yaml");
+    let names = || {
+        let settings = load_with(&main, &environment, Some(&registered));
+        settings
+            .map(|settings| {
+                let names = settings.servers.into_iter().map(|server| server.name);
+                names.chain(settings.routes.into_iter().map(|route| route.path)).collect()
+            })
+            .map_err(|problems| {
+                let told = problems.list().iter().map(|problem| {
+                    let root = format!("{}/", directory.path().display());
+                    let at = problems.sources().locate(problem.place).replace(&root, "");
+                    format!("{at} {}", problem.message)
+                });
+                told.collect()
+            })
+    };
+    let check = |text: Option<&str>, expected: Result<&[&str], &[&str]>| {
+        if let Some(text) = text {
+            directory.write("registered.yaml", text);
+        }
+        let names: Result<Vec<String>, Vec<String>> = names();
+        match (&names, expected) {
+            (Ok(names), Ok(expected)) => assert_eq!(names, expected, "{text:?}"),
+            (Err(told), Err(expected)) => assert_eq!(told, expected, "{text:?}"),
+            _ => panic!("{text:?}: {names:?}"),
+        }
+    };
+    check(None, Ok(&["everything", "/mcp"]));
+    check(Some(""), Ok(&["everything", "/mcp"]));
+    check(
+        Some("servers: { b: { endpoints: [http://b/] } }\nroutes: [{ path: /b, server: b }]\n"),
+        Ok(&["everything", "b", "/mcp", "/b"]),
+    );
+    check(
+        Some("servers: { everything: { endpoints: [http://b/] } }\nidentity: {}\n"),
+        Err(&[
+            "registered.yaml:1:12 a server of this name is already defined",
+            "registered.yaml:2:1 the key `identity` is unknown",
+        ]),
+    );
+    check(
+        Some("servers: {"),
+        Err(&["registered.yaml:1:10 this is not YAML: unclosed bracket '{'"]),
+    );
+}
+
+#[test]
+fn every_file_that_matters_is_told() {
+    let directory = TestDirectory::new();
+    let main = "include: [teams/*.yaml, 'more/?/*.yaml', one.yaml]\nsessions: { keys: ['file:session'] }\nidentity: { api_keys: { file: keys.yaml } }\n";
+    directory.write("gateway.yaml", &completed(main));
+    directory.write("teams/a.yaml", "identity: { api_keys: { file: a.keys } }\n");
+    directory.write("teams/a.keys", &format!("- {{ caller: a, sha256: {KEY} }}\n"));
+    directory.write("more/1/b.yaml", "");
+    directory.write("one.yaml", "");
+    directory.write("session", "0123456789abcdef0123456789abcdef");
+    directory.write("keys.yaml", "[]\n");
+    directory.write("registered.yaml", "");
+    let path = directory.path();
+    let check = |registered: &str, expected: &[&str]| {
+        let registered = path.join(registered);
+        let (Ok(sources) | Err(sources)) =
+            load_with(&path.join("gateway.yaml"), &environment, Some(&registered))
+                .map(|settings| settings.sources.as_ref().clone())
+                .map_err(|problems| problems.sources().clone());
+        let files: Vec<_> = sources
+            .files()
+            .map(|file| file.strip_prefix(path).unwrap().display().to_string())
+            .collect();
+        assert_eq!(files, expected);
+    };
+    let mut files = vec![
+        "gateway.yaml",
+        "keys.yaml",
+        "more",
+        "more/1",
+        "more/1/b.yaml",
+        "one.yaml",
+        "registered.yaml",
+        "session",
+        "teams",
+        "teams/a.keys",
+        "teams/a.yaml",
+    ];
+    check("registered.yaml", &files);
+    files.retain(|file| *file != "registered.yaml");
+    check("absent.yaml", &files);
+    // A file that is missing is watched for too.
+    std::fs::remove_file(path.join("session")).unwrap();
+    check("absent.yaml", &files);
+}
+
+#[test]
+fn files_of_endpoints_are_whole_or_told() {
+    let directory = TestDirectory::new();
+    let check = |text: &str, expected: Result<&[(&str, u32)], &[&str]>| {
+        let path = directory.write("endpoints.yaml", text);
+        match (endpoints_file(&path), expected) {
+            (Ok(endpoints), Ok(expected)) => {
+                let endpoints: Vec<_> =
+                    endpoints.iter().map(|e| (e.url.as_str(), e.weight)).collect();
+                assert_eq!(endpoints, expected, "{text}");
+            }
+            (Err(problems), Err(expected)) => {
+                let told: Vec<_> = problems
+                    .list()
+                    .iter()
+                    .map(|problem| {
+                        let (line, column) = (problem.place.line(), problem.place.column());
+                        format!("{line}:{column} {}", problem.message)
+                    })
+                    .collect();
+                assert_eq!(told, expected, "{text}");
+            }
+            (endpoints, _) => panic!("{text}: {endpoints:?}"),
+        }
+    };
+    check("[]", Ok(&[]));
+    check("[]\n", Ok(&[]));
+    check(
+        "- http://a\n- { url: HTTP://B:80/c, weight: 3 }\n",
+        Ok(&[("http://a/", 1), ("http://b/c", 3)]),
+    );
+    // Programs write JSON, often without a last line break.
+    check(
+        r#"[{"url": "http://a/mcp", "weight": 2}, "http://b/mcp"]"#,
+        Ok(&[("http://a/mcp", 2), ("http://b/mcp", 1)]),
+    );
+    check("", Err(&["1:1 the file is empty"]));
+    check("# nothing\n", Err(&["1:1 the file is empty"]));
+    check("[http://a/mcp, http://b", Err(&["1:1 this is not YAML: unclosed bracket '['"]));
+    check(
+        "- http://10.0.0.1:8000/mcp\n- http://10.0.0.2:80",
+        Err(&["1:1 the file does not end with a line break, so it may be half written"]),
+    );
+    check(
+        "- http://a/mcp\n- { url: a, weight: 0 }\n- http://a/mcp\n- { weight: 2 }\n-\n",
+        Err(&[
+            "2:10 this is not an absolute URL",
+            "2:21 a weight is a number from 1 to 256",
+            "3:3 this endpoint is already in the list",
+            "4:3 the key `url` is missing",
+            "5:2 nothing is written here",
+        ]),
+    );
+    check("endpoints: []\n", Err(&["1:1 a list is expected here, this is a map"]));
+    check("- ${HOST}\n", Err(&["1:3 the environment variable `HOST` is not set"]));
+    let problems = endpoints_file(&directory.path().join("absent.yaml")).unwrap_err();
+    assert!(
+        problems.list()[0]
+            .message
+            .ends_with("absent.yaml cannot be read: No such file or directory (os error 2)")
     );
 }
 

@@ -3,20 +3,22 @@
 use std::path::Path;
 use std::time::Duration;
 
+use super::server_keys::SERVERS;
 use super::{completed, environment, schema_paths};
 use crate::config::tests::directory::TestDirectory;
 use crate::config::{
-    Anonymous, ApiKey, Balance, HashKey, Listener, ListenerLimits, Protocol, ProxyProtocol,
-    RequestLog, Runtime, Server, Sessions, Settings, Telemetry, Timeouts, Tls, load,
+    Anonymous, ApiKey, Listener, ListenerLimits, ProxyProtocol, Reap, RequestLog, Role, Runtime,
+    Sessions, Settings, Telemetry, Tls, Token, load,
 };
 
 /// The key's path, a text that sets it, and what the settings must then hold.
-type Row = (&'static str, &'static str, fn(&Settings) -> bool);
+pub(super) type Row = (&'static str, &'static str, fn(&Settings) -> bool);
 
 fn check(rows: &[Row]) {
     let directory = TestDirectory::new();
     directory.write("tls.crt", "");
     directory.write("tls.key", "");
+    directory.write("endpoints.yaml", "[]\n");
     directory.write("keys.yaml", &format!("[{{ caller: bob, sha256: {} }}]", "ab".repeat(32)));
     directory.write("team.yaml", "servers: { files: { endpoints: [http://a/] } }");
     for (path, text, holds) in rows {
@@ -36,21 +38,15 @@ fn tls(settings: &Settings) -> &Tls {
     listener(settings).tls.as_ref().unwrap()
 }
 
-/// URL, authority, port and path.
-fn endpoints(settings: &Settings) -> Vec<(&str, &str, u16, &str)> {
-    let endpoints = server(settings).endpoints.iter();
-    endpoints.map(|e| (e.url.as_str(), e.authority.as_str(), e.port, e.path.as_str())).collect()
+fn tokens(settings: &Settings) -> &[Token] {
+    &settings.admin.as_ref().unwrap().tokens
 }
 
 fn key(settings: &Settings) -> &ApiKey {
     &settings.identity.api_keys[0]
 }
 
-fn server(settings: &Settings) -> &Server {
-    &settings.servers[0]
-}
-
-const fn seconds(seconds: u64) -> Duration {
+pub(super) const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
@@ -136,7 +132,35 @@ const PROCESS: &[Row] = &[
     ("health", "health: { listen: 127.0.0.1:1 }\n", |s| s.health.is_some()),
     ("health.listen", "health: { listen: 0.0.0.0:1 }\n", |s| s.health == "0.0.0.0:1".parse().ok()),
     ("admin", "admin: { listen: 127.0.0.1:1 }\n", |s| s.admin.is_some()),
-    ("admin.listen", "admin: { listen: '[::1]:1' }\n", |s| s.admin == "[::1]:1".parse().ok()),
+    ("admin.listen", "admin: { listen: '[::1]:1' }\n", |s| {
+        s.admin.as_ref().map(|admin| admin.listen) == "[::1]:1".parse().ok()
+    }),
+    (
+        "admin.tokens",
+        "admin: { listen: 0.0.0.0:1, tokens: [{ role: operate, sha256: 00000000000000000000000000000000000000000000000000000000000000Ff }] }\n",
+        |s| tokens(s).len() == 1,
+    ),
+    ("admin.tokens", "admin: { listen: 127.0.0.1:1, tokens: [] }\n", |s| tokens(s).is_empty()),
+    (
+        "admin.tokens[].role",
+        "admin: { listen: 127.0.0.1:1, tokens: [{ role: 'register:later', sha256: 00000000000000000000000000000000000000000000000000000000000000Ff }] }\n",
+        |s| tokens(s)[0].role == Role::Register("later".to_owned()),
+    ),
+    (
+        "admin.tokens[].role",
+        "admin: { listen: 127.0.0.1:1, tokens: [{ role: read, sha256: 00000000000000000000000000000000000000000000000000000000000000Ff }] }\n",
+        |s| tokens(s)[0].role == Role::Read,
+    ),
+    (
+        "admin.tokens[].role",
+        "admin: { listen: 127.0.0.1:1, tokens: [{ role: operate, sha256: 00000000000000000000000000000000000000000000000000000000000000Ff }] }\n",
+        |s| tokens(s)[0].role == Role::Operate,
+    ),
+    (
+        "admin.tokens[].sha256",
+        "admin: { listen: 127.0.0.1:1, tokens: [{ role: read, sha256: 00000000000000000000000000000000000000000000000000000000000000Ff }] }\n",
+        |s| tokens(s)[0].sha256[30..] == [0, 255] && !format!("{:?}", s.admin).contains("255"),
+    ),
     ("runtime", "runtime: {}\n", |s| s.runtime == Runtime::default()),
     ("runtime.threads", "runtime: { threads: 1000 }\n", |s| s.runtime.threads == 1000),
     ("runtime.connections_max", "runtime: { connections_max: 2 }\n", |s| {
@@ -146,17 +170,18 @@ const PROCESS: &[Row] = &[
     ("runtime.upstream_idle_connections", "runtime: { upstream_idle_connections: 4 }\n", |s| {
         s.runtime.upstream_idle_connections == 4
     }),
+    ("runtime.connection_age_max", "runtime: { connection_age_max: 1h }\n", |s| {
+        s.runtime.connection_age_max == seconds(3600)
+    }),
+    ("runtime.connection_age_max", "runtime: { connection_age_max: 0s }\n", |s| {
+        s.runtime.connection_age_max.is_zero()
+    }),
     ("runtime.grace", "runtime: { grace: 500ms }\n", |s| {
         s.runtime.grace == Duration::from_millis(500)
     }),
     ("state_dir", "state_dir: /var/lib/toolgate\n", |s| {
         s.state_dir == Path::new("/var/lib/toolgate")
     }),
-    ("sessions", "sessions: {}\n", |s| s.sessions.lifetime == Sessions::default().lifetime),
-    ("sessions.keys", "sessions: { keys: ['${LONG}'] }\n", |s| {
-        s.sessions.keys[0].expose() == "correct horse battery staple and more"
-    }),
-    ("sessions.lifetime", "sessions: { lifetime: 1h }\n", |s| s.sessions.lifetime == seconds(3600)),
     ("telemetry", "telemetry: {}\n", |s| s.telemetry == Telemetry::default()),
     ("telemetry.requests", "telemetry: { requests: off }\n", |s| {
         s.telemetry.requests == RequestLog::Off
@@ -170,98 +195,22 @@ const PROCESS: &[Row] = &[
     }),
 ];
 
-const SERVERS: &[Row] = &[
-    (
-        "servers",
-        "servers: { everything: { endpoints: [http://a/] }, b: { endpoints: [http://a/] } }\n",
-        |s| s.servers[1].name == "b",
-    ),
-    ("servers.*.owner", "servers: { everything: { endpoints: [http://a/], owner: me } }\n", |s| {
-        server(s).owner.as_deref() == Some("me")
+const SESSIONS: &[Row] = &[
+    ("sessions", "sessions: {}\n", |s| s.sessions == Sessions::default()),
+    ("sessions.keys", "sessions: { keys: ['${LONG}'] }\n", |s| {
+        s.sessions.keys[0].expose() == "correct horse battery staple and more"
     }),
-    (
-        "servers.*.description",
-        "servers: { everything: { endpoints: [http://a/], description: it } }\n",
-        |s| server(s).description.as_deref() == Some("it"),
-    ),
-    (
-        "servers.*.endpoints",
-        "servers: { everything: { endpoints: [HTTPS://A, http://b:1/c?d] } }\n",
-        |s| endpoints(s) == [("https://a/", "a", 443, "/"), ("http://b:1/c?d", "b:1", 1, "/c?d")],
-    ),
-    (
-        "servers.*.endpoints[].url",
-        "servers: { everything: { endpoints: [{ url: 'http://[::1]:80/m' }] } }\n",
-        |s| {
-            server(s).endpoints[0].host == "::1"
-                && endpoints(s) == [("http://[::1]/m", "[::1]", 80, "/m")]
-        },
-    ),
-    (
-        "servers.*.endpoints[].weight",
-        "servers: { everything: { endpoints: [{ url: http://a/, weight: 256 }] } }\n",
-        |s| server(s).endpoints[0].weight == 256,
-    ),
-    (
-        "servers.*.balance",
-        "servers: { everything: { endpoints: [http://a/], balance: {} } }\n",
-        |s| server(s).balance == Balance::default(),
-    ),
-    (
-        "servers.*.balance.algorithm",
-        "servers: { everything: { endpoints: [http://a/], balance: { algorithm: least_request } } }\n",
-        |s| server(s).balance == Balance::LeastRequest,
-    ),
-    (
-        "servers.*.balance.key",
-        "servers: { everything: { endpoints: [http://a/], balance: { key: caller } } }\n",
-        |s| server(s).balance == Balance::ConsistentHash { key: HashKey::Caller },
-    ),
-    (
-        "servers.*.balance.key",
-        "servers: { everything: { endpoints: [http://a/], balance: { key: tenant } } }\n",
-        |s| server(s).balance == Balance::ConsistentHash { key: HashKey::Tenant },
-    ),
-    (
-        "servers.*.balance.key",
-        "servers: { everything: { endpoints: [http://a/], balance: { key: tool } } }\n",
-        |s| server(s).balance == Balance::ConsistentHash { key: HashKey::Tool },
-    ),
-    (
-        "servers.*.balance.key",
-        "servers: { everything: { endpoints: [http://a/], balance: { key: 'header:X-Y' } } }\n",
-        |s| server(s).balance == Balance::ConsistentHash { key: HashKey::Header("x-y".to_owned()) },
-    ),
-    (
-        "servers.*.protocol",
-        "servers: { everything: { endpoints: [http://a/], protocol: http2 } }\n",
-        |s| server(s).protocol == Protocol::Http2,
-    ),
-    (
-        "servers.*.timeouts",
-        "servers: { everything: { endpoints: [http://a/], timeouts: {} } }\n",
-        |s| server(s).timeouts == Timeouts::default(),
-    ),
-    (
-        "servers.*.timeouts.connect",
-        "servers: { everything: { endpoints: [http://a/], timeouts: { connect: 2s } } }\n",
-        |s| server(s).timeouts.connect == seconds(2),
-    ),
-    (
-        "servers.*.timeouts.first_byte",
-        "servers: { everything: { endpoints: [http://a/], timeouts: { first_byte: 3s } } }\n",
-        |s| server(s).timeouts.first_byte == seconds(3),
-    ),
-    (
-        "servers.*.timeouts.stream_idle",
-        "servers: { everything: { endpoints: [http://a/], timeouts: { stream_idle: 4s } } }\n",
-        |s| server(s).timeouts.stream_idle == seconds(4),
-    ),
-    (
-        "servers.*.timeouts.total",
-        "servers: { everything: { endpoints: [http://a/], timeouts: { total: 5s } } }\n",
-        |s| server(s).timeouts.total == seconds(5),
-    ),
+    ("sessions.lifetime", "sessions: { lifetime: 1h }\n", |s| s.sessions.lifetime == seconds(3600)),
+    ("sessions.idle", "sessions: { idle: 5m }\n", |s| s.sessions.idle == seconds(300)),
+    ("sessions.table_max", "sessions: { table_max: 1000 }\n", |s| s.sessions.table_max == 1000),
+    ("sessions.reap", "sessions: { reap: off }\n", |s| {
+        s.sessions.reap == Reap::Off && !s.sessions.reaps()
+    }),
+    ("sessions.reap", "sessions: { reap: on, keys: ['${LONG}'] }\n", |s| {
+        s.sessions.reap == Reap::On && s.sessions.reaps()
+    }),
+    ("sessions.reap", "sessions: { reap: auto }\n", |s| s.sessions.reaps()),
+    ("sessions.reap", "sessions: { reap: auto, keys: ['${LONG}'] }\n", |s| !s.sessions.reaps()),
 ];
 
 const ROUTES_AND_IDENTITY: &[Row] = &[
@@ -329,7 +278,7 @@ const ROUTES_AND_IDENTITY: &[Row] = &[
 
 #[test]
 fn every_key_does_what_it_says() {
-    let rows = [LISTENERS, PROCESS, SERVERS, ROUTES_AND_IDENTITY].concat();
+    let rows = [LISTENERS, PROCESS, SESSIONS, SERVERS, ROUTES_AND_IDENTITY].concat();
     check(&rows);
     for path in schema_paths() {
         assert!(rows.iter().any(|(tested, ..)| *tested == path), "{path} has no row");

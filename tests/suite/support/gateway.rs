@@ -1,6 +1,6 @@
 //! The real binary as a child process: started with a configuration, ready when it says so, killed on drop.
 
-use super::client::{self, Answer};
+use super::client::{self, Answer, DEADLINE};
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -17,6 +17,12 @@ pub(crate) struct Gateway {
     folder: Folder,
     pub(crate) address: SocketAddr,
     pub(crate) health: SocketAddr,
+}
+
+/// A process that takes over from a gateway.
+pub(crate) struct Successor {
+    child: Child,
+    stderr: PathBuf,
 }
 
 /// A folder of its own, removed at the end.
@@ -64,6 +70,43 @@ impl Gateway {
         let address = self.address;
         drop(self);
         Self::start_in(folder, yaml, address).await
+    }
+
+    /// Sends this gateway a signal, for example `TERM`.
+    pub(crate) fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &id]).status().expect("kill");
+        assert!(sent.success(), "{name} to {id}");
+    }
+
+    /// Waits until this gateway ends by itself; its exit code.
+    pub(crate) async fn ended(&mut self) -> Option<i32> {
+        exit_code(&mut self.child).await
+    }
+
+    /// Where this gateway keeps its state.
+    pub(crate) fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    /// The configuration of this gateway as a whole.
+    pub(crate) fn config(&self) -> String {
+        fs::read_to_string(self.folder.path().join("toolgate.yaml")).expect("the configuration")
+    }
+
+    /// Starts a process that waits to take over from this gateway.
+    pub(crate) fn successor(&self, yaml: &str) -> Successor {
+        let config = self.folder.write("successor.yaml", yaml);
+        let stderr = self.folder.path().join("successor.stderr");
+        let child = Command::new(env!("CARGO_BIN_EXE_toolgate"))
+            .args(["run", "--upgrade", "--config"])
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&stderr).expect("a file"))
+            .spawn()
+            .expect("the successor's process");
+        Successor { child, stderr }
     }
 
     /// What a GET of the health listener says.
@@ -133,6 +176,47 @@ impl Gateway {
         }
         panic!("the gateway was not ready in time:\n{}", self.diagnostics());
     }
+}
+
+impl Successor {
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until it ends by itself; its exit code.
+    pub(crate) async fn ended(&mut self) -> Option<i32> {
+        exit_code(&mut self.child).await
+    }
+
+    /// Diagnostics so far.
+    pub(crate) fn diagnostics(&self) -> String {
+        fs::read_to_string(&self.stderr).unwrap_or_default()
+    }
+}
+
+impl Drop for Successor {
+    fn drop(&mut self) {
+        // Most tests see the end of it.
+        self.child.kill().ok();
+        self.child.wait().ok();
+        let diagnostics = self.diagnostics();
+        if std::thread::panicking() {
+            eprintln!("--- diagnostics of the successor ---\n{diagnostics}");
+        } else {
+            assert!(!diagnostics.contains("panicked at"), "it panicked:\n{diagnostics}");
+        }
+    }
+}
+
+async fn exit_code(child: &mut Child) -> Option<i32> {
+    let began = Instant::now();
+    while began.elapsed() < DEADLINE {
+        if let Some(status) = child.try_wait().expect("the child") {
+            return status.code();
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the process did not end");
 }
 
 impl Drop for Gateway {

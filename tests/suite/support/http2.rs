@@ -50,6 +50,11 @@ impl Http2 {
         Self { requests, _connection: tasks }
     }
 
+    /// Whether the gateway takes another request on this connection.
+    pub(crate) async fn is_open(&self) -> bool {
+        self.requests.clone().ready().await.is_ok()
+    }
+
     /// Sends a request and waits for the head of its answer.
     pub(crate) async fn begin(&mut self, message: &Message) -> Result<Stream, h2::Error> {
         let (answer, request) = self.send(message).await?;

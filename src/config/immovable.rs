@@ -1,0 +1,54 @@
+//! What a running process cannot change, though its file did.
+
+use std::path::Path;
+
+use super::{Admin, Listener, Settings};
+
+impl Settings {
+    /// The keys that differ and take effect only in a new process, in the order of the file.
+    #[must_use]
+    pub fn immovable_changes(&self, newer: &Self) -> Vec<&'static str> {
+        let admin = |settings: &Self| settings.admin.as_ref().map(|Admin { listen, .. }| *listen);
+        let keys = [
+            (
+                "listeners.address",
+                self.listeners.len() != newer.listeners.len()
+                    || listeners_differ(self, newer, |listener| listener.address),
+            ),
+            ("listeners.tls", listeners_differ(self, newer, tls_files)),
+            (
+                "listeners.proxy_protocol",
+                listeners_differ(self, newer, |listener| listener.proxy_protocol),
+            ),
+            ("health.listen", self.health != newer.health),
+            ("admin.listen", admin(self) != admin(newer)),
+            ("runtime.threads", self.runtime.threads != newer.runtime.threads),
+            (
+                "runtime.upstream_idle_connections",
+                self.runtime.upstream_idle_connections != newer.runtime.upstream_idle_connections,
+            ),
+            ("state_dir", self.state_dir != newer.state_dir),
+            ("telemetry.requests", self.telemetry.requests != newer.telemetry.requests),
+            (
+                "telemetry.labels",
+                (self.telemetry.callers_max, self.telemetry.tools_max)
+                    != (newer.telemetry.callers_max, newer.telemetry.tools_max),
+            ),
+        ];
+        keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
+    }
+}
+
+/// Whether a part differs at some place of the list, because each listener serves the rules at its own place.
+fn listeners_differ<'s, T: PartialEq>(
+    settings: &'s Settings,
+    newer: &'s Settings,
+    part: fn(&'s Listener) -> T,
+) -> bool {
+    settings.listeners.iter().zip(&newer.listeners).any(|(old, new)| part(old) != part(new))
+}
+
+/// Certificate and key by name: what the files hold is another matter.
+fn tls_files(listener: &Listener) -> Option<(&Path, &Path)> {
+    listener.tls.as_ref().map(|tls| (tls.certificate.as_path(), tls.key.as_path()))
+}

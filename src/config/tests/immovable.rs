@@ -1,0 +1,70 @@
+//! What a running process cannot change is told, and nothing else.
+
+use super::{completed, environment};
+use crate::config::tests::directory::TestDirectory;
+use crate::config::{Settings, load};
+
+const OLD: &str = "\
+listeners: [{ address: 127.0.0.1:1 }, { address: 127.0.0.1:2, tls: { certificate: a, key: b } }]
+health: { listen: 127.0.0.1:3 }
+admin: { listen: 127.0.0.1:4 }
+runtime: { threads: 2 }
+";
+
+#[test]
+fn what_cannot_change_is_told() {
+    let directory = TestDirectory::new();
+    for name in ["a", "b", "c"] {
+        directory.write(name, "");
+    }
+    let settings = |text: &str| -> Settings {
+        let path = directory.write("gateway.yaml", &completed(text));
+        load(&path, &environment).unwrap_or_else(|problems| panic!("{problems}"))
+    };
+    let old = settings(OLD);
+    let check = |from: &str, to: &str, expected: &[&str]| {
+        assert!(OLD.contains(from), "{from}");
+        let newer = settings(&OLD.replace(from, to));
+        assert_eq!(old.immovable_changes(&newer), expected, "{to}");
+        assert_eq!(newer.immovable_changes(&old), expected, "{to}");
+    };
+    check("", "", &[]);
+    check("127.0.0.1:1", "127.0.0.1:5", &["listeners.address"]);
+    check("{ address: 127.0.0.1:1 }, ", "", &["listeners.address", "listeners.tls"]);
+    check("key: b", "key: c", &["listeners.tls"]);
+    check("certificate: a", "certificate: c", &["listeners.tls"]);
+    check("127.0.0.1:1 }", "127.0.0.1:1, proxy_protocol: v2 }", &["listeners.proxy_protocol"]);
+    check(
+        "127.0.0.1:1 }",
+        "127.0.0.1:1, allowed_hosts: [a], allowed_origins: [], trusted_proxies: [10.0.0.0/8], limits: { head_timeout: 1s } }",
+        &[],
+    );
+    check("127.0.0.1:3", "127.0.0.1:5", &["health.listen"]);
+    check("health: { listen: 127.0.0.1:3 }\n", "", &["health.listen"]);
+    check("127.0.0.1:4", "127.0.0.1:5", &["admin.listen"]);
+    check(
+        "127.0.0.1:4 }",
+        "127.0.0.1:4, tokens: [{ role: read, sha256: 3a6eb0790f39ac87c94f3856b2dd2c5d110e6811602261a9a923d3bb23adc8b7 }] }",
+        &[],
+    );
+    check("threads: 2", "threads: 3", &["runtime.threads"]);
+    check(
+        "threads: 2",
+        "threads: 2, upstream_idle_connections: 2",
+        &["runtime.upstream_idle_connections"],
+    );
+    check(
+        "threads: 2",
+        "threads: 2, connections_max: 2, streams_max: 2, grace: 1s, connection_age_max: 0s",
+        &[],
+    );
+    check("runtime", "state_dir: other\nruntime", &["state_dir"]);
+    check("runtime", "telemetry: { requests: off }\nruntime", &["telemetry.requests"]);
+    check("runtime", "telemetry: { labels: { callers_max: 1 } }\nruntime", &["telemetry.labels"]);
+    check("runtime", "telemetry: { labels: { tools_max: 1 } }\nruntime", &["telemetry.labels"]);
+    check(
+        "runtime",
+        "sessions: { idle: 1m }\nservers: { b: { endpoints: [http://b/] }, everything: { endpoints: [] , discovery: { dns: http://c/ } } }\nruntime",
+        &[],
+    );
+}

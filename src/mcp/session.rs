@@ -1,0 +1,121 @@
+//! What the gateway must understand of a session to keep it alive: how it was opened, what its
+//! client has set, and what its streams are told.
+
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+use super::Era;
+
+/// The key under which a notification of a listen stream names the request it belongs to
+/// (2026-07-28 subscriptions).
+const SUBSCRIPTION_ID: &str = "io.modelcontextprotocol/subscriptionId";
+
+/// What lists there are: the notification that one has changed, and the key by which a modern
+/// client asks for it.
+const LISTS: [(&str, &str); 3] = [
+    ("notifications/tools/list_changed", "toolsListChanged"),
+    ("notifications/prompts/list_changed", "promptsListChanged"),
+    ("notifications/resources/list_changed", "resourcesListChanged"),
+];
+
+#[derive(Deserialize)]
+struct Opening<'a> {
+    #[serde(borrow)]
+    params: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+struct SetLevel {
+    params: Level,
+}
+
+#[derive(Deserialize)]
+struct Level {
+    level: String,
+}
+
+#[derive(Deserialize)]
+struct Listen<'a> {
+    #[serde(borrow)]
+    id: &'a RawValue,
+    params: ListenParams,
+}
+
+#[derive(Deserialize)]
+struct ListenParams {
+    #[serde(default)]
+    notifications: Value,
+}
+
+/// The `params` of a message, as they came.
+pub fn params_of(message: &[u8]) -> Option<&[u8]> {
+    let opening: Opening<'_> = serde_json::from_slice(message).ok()?;
+    Some(opening.params.get().as_bytes())
+}
+
+/// The level that a `logging/setLevel` sets.
+pub fn log_level(message: &[u8]) -> Option<String> {
+    serde_json::from_slice::<SetLevel>(message).ok().map(|set| set.params.level)
+}
+
+/// The notifications that say that every list may have changed: all of them on a legacy stream, on
+/// a modern one those that its listen request asked for, with its id.
+pub fn list_changed(era: Era, request: &[u8]) -> Vec<String> {
+    if era == Era::Legacy {
+        let told =
+            |(method, _): &(&str, &str)| format!(r#"{{"jsonrpc":"2.0","method":"{method}"}}"#);
+        return LISTS.iter().map(told).collect();
+    }
+    let Ok(Listen { id, params }) = serde_json::from_slice(request) else { return Vec::new() };
+    let asked = LISTS.iter().filter(|(_, key)| params.notifications[*key] == Value::Bool(true));
+    let told = asked.map(|(method, _)| {
+        let about = format!(r#"{{"_meta":{{"{SUBSCRIPTION_ID}":{id}}}}}"#);
+        format!(r#"{{"jsonrpc":"2.0","method":"{method}","params":{about}}}"#)
+    });
+    told.collect()
+}
+
+/// The answer that ends a modern listen stream; `id` is that of its request, as it came.
+pub fn listening_over(id: &str) -> String {
+    let about = format!(r#"{{"{SUBSCRIPTION_ID}":{id}}}"#);
+    format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{{"resultType":"complete","_meta":{about}}}}}"#)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{list_changed, listening_over, log_level, params_of};
+    use crate::mcp::Era;
+
+    #[test]
+    fn params_are_cut_out_as_they_came() {
+        let message =
+            br#"{"method":"initialize","id":1, "params" : {"capabilities": {} , "a":"\u00e9"} }"#;
+        assert_eq!(params_of(message), Some(&br#"{"capabilities": {} , "a":"\u00e9"}"#[..]));
+        assert_eq!(params_of(br#"{"method":"initialize","id":1}"#), None);
+    }
+
+    #[test]
+    fn the_level_is_read() {
+        let message = br#"{"method":"logging/setLevel","params":{"level":"warning"}}"#;
+        assert_eq!(log_level(message).as_deref(), Some("warning"));
+        assert_eq!(log_level(b"{}"), None);
+    }
+
+    #[test]
+    fn changes_are_told_to_who_asked() {
+        assert_eq!(list_changed(Era::Legacy, b"").len(), 3);
+        let listen =
+            br#"{"id":"L","params":{"notifications":{"toolsListChanged":true,"promptsListChanged":false}}}"#;
+        let told = list_changed(Era::Modern, listen);
+        let expected = r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed","params":{"_meta":{"io.modelcontextprotocol/subscriptionId":"L"}}}"#;
+        assert_eq!(told, [expected]);
+    }
+
+    #[test]
+    fn a_listen_stream_ends_with_the_answer_to_its_request() {
+        let over: serde_json::Value = serde_json::from_str(&listening_over("7")).expect("JSON");
+        assert_eq!((&over["id"], &over["result"]["resultType"]), (&7.into(), &"complete".into()));
+        assert_eq!(over["result"]["_meta"]["io.modelcontextprotocol/subscriptionId"], 7);
+    }
+}

@@ -1,0 +1,238 @@
+//! Moves a legacy session to another endpoint when it cannot stay where it is.
+//!
+//! A session is opened again with what the client said in `initialize`, which its id carries, and
+//! what the client set since is set again. The client's own request has not run anywhere, and is
+//! sent to the new endpoint afterwards. Of several requests that find their session homeless at the
+//! same time one moves it, and the others wait for that.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+use pingora::http::RequestHeader;
+use pingora::protocols::http::ServerSession;
+use serde_json::json;
+use serde_json::value::RawValue;
+
+use super::Gateway;
+use super::context::Context;
+use super::own_request::{OwnRequest, Said, Unsaid, message_head};
+use super::plan::{Exchange, Forward, Held, Placement};
+use crate::config::OnEndpointLoss;
+use crate::mcp::{Answer, Revision};
+use crate::sessions::{Abandoned, Place, Restore, SessionKey, seconds};
+use crate::telemetry::Reason;
+use crate::upstream::{Endpoint, Load, Loss, Pool, Wanted, now_ms};
+
+/// The sessions that move now, each with a turn to wait for.
+#[derive(Default)]
+pub(super) struct Moves {
+    turns: Mutex<HashMap<SessionKey, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+impl Moves {
+    fn turn(&self, key: SessionKey) -> Arc<tokio::sync::Mutex<()>> {
+        Arc::clone(self.turns.lock().entry(key).or_default())
+    }
+
+    /// Forgets the turn of a session that nobody waits for.
+    fn over(&self, key: SessionKey) {
+        let mut turns = self.turns.lock();
+        if turns.get(&key).is_some_and(|turn| Arc::strong_count(turn) <= 2) {
+            turns.remove(&key);
+        }
+    }
+}
+
+/// What opening a session anew takes.
+struct Opener<'a> {
+    pool: &'a Pool,
+    client: &'a RequestHeader,
+    opening: &'a RawValue,
+    revision: Option<Revision>,
+    restore: &'a Restore,
+}
+
+impl Gateway {
+    /// Moves the session of this request, or follows it if another request has moved it already.
+    pub(super) async fn move_session(
+        &self,
+        session: &mut ServerSession,
+        ctx: &mut Context,
+        forward: &mut Forward,
+        loss: Loss,
+    ) -> Result<(), Reason> {
+        // A configuration that came meanwhile may know more endpoints.
+        if let Some(pool) = self.fleet.pool(forward.pool.name()) {
+            forward.pool = pool;
+        }
+        let exchange = forward.shape.exchange;
+        let Placement::Held(held) = &mut forward.placement else { return Err(Reason::Internal) };
+        if exchange == Exchange::EndsSession {
+            // It ended with its endpoint.
+            ctx.snapshot.sessions.ended(held.key());
+            return Err(Reason::SessionUnknown);
+        }
+        if forward.pool.settings().on_endpoint_loss == OnEndpointLoss::NotFound {
+            return match (loss, &held.endpoint) {
+                // Distrust passes; the session would be lost for good.
+                (Loss::Ejected, Some(_)) => Err(Reason::EndpointUnreachable),
+                _ => Err(Reason::SessionUnknown),
+            };
+        }
+        let key = held.key();
+        let turn = self.moves.turn(key);
+        let moved = {
+            let _turn = turn.lock().await;
+            self.move_in_turn(session, ctx, &forward.pool, held, loss).await
+        };
+        self.moves.over(key);
+        moved?;
+        // Events of the old endpoint mean nothing to the new one.
+        session.req_header_mut().remove_header("last-event-id");
+        Ok(())
+    }
+
+    async fn move_in_turn(
+        &self,
+        session: &ServerSession,
+        ctx: &mut Context,
+        pool: &Pool,
+        held: &mut Held,
+        loss: Loss,
+    ) -> Result<(), Reason> {
+        let (sessions, rules) = (Arc::clone(&ctx.snapshot.sessions), ctx.snapshot.session_rules);
+        if let Some(place) = sessions.whereabouts(held.key())
+            && !held.lives_at(&place)
+        {
+            held.move_to(place);
+            return Ok(());
+        }
+        let restore = sessions.restore(held.key());
+        let opening = match (held.state.opening(), &restore.opening) {
+            (b"", Some(beside)) => beside,
+            (sealed, _) => sealed,
+        };
+        let opening: &RawValue =
+            serde_json::from_slice(opening).map_err(|_| Reason::SessionUnknown)?;
+        let revision = held.state.revision;
+        let client = session.req_header();
+        let opener = Opener { pool, client, opening, revision, restore: &restore };
+        let place = self.open_elsewhere(ctx, held, loss, &opener).await?;
+        let now = seconds(SystemTime::now());
+        sessions.moved(held.key(), &place, revision, now, rules);
+        self.metrics.session_moved(pool.name(), loss.as_str());
+        tracing::info!(
+            server = pool.name(),
+            from = held.endpoint.as_ref().map_or("", |endpoint| endpoint.url()),
+            to = place.endpoint.url(),
+            reason = loss.as_str(),
+            "session moved"
+        );
+        ctx.record.moved = Some(loss);
+        if let (Loss::Drained | Loss::Ejected | Loss::Gone, Some(endpoint)) = (loss, &held.endpoint)
+        {
+            // The old endpoint may be well, and need not keep what nobody will use.
+            let upstream_id = held.upstream_id().map(<[u8]>::to_vec);
+            let place = Place { endpoint: Arc::clone(endpoint), upstream_id };
+            self.reaper.add(Abandoned { place, revision });
+        }
+        held.move_to(place);
+        Ok(())
+    }
+
+    /// Opens the session on the first endpoint that takes it.
+    async fn open_elsewhere(
+        &self,
+        ctx: &Context,
+        held: &Held,
+        loss: Loss,
+        opener: &Opener<'_>,
+    ) -> Result<Place, Reason> {
+        let pool = opener.pool;
+        let key = held.key();
+        let old = held.endpoint.as_ref().filter(|_| loss == Loss::Unreachable);
+        let mut tried: Vec<u64> = old.map(|endpoint| endpoint.id()).into_iter().collect();
+        for _ in 0..=pool.settings().retries.attempts {
+            let wanted = Wanted {
+                key: &key.0,
+                random: fastrand::u64(..),
+                tried: &tried,
+                load: Load::Sessions,
+                now_ms: now_ms(),
+            };
+            let Some(endpoint) = pool.choose(&wanted) else { break };
+            match self.open_anew(ctx, &endpoint, opener).await {
+                Ok(upstream_id) => return Ok(Place { endpoint, upstream_id }),
+                Err(Unsaid::Unreachable) => {
+                    self.endpoint_refused(pool, &endpoint, Reason::EndpointUnreachable);
+                }
+                Err(Unsaid::Broken) => {
+                    self.endpoint_failed(pool, &endpoint, Reason::EndpointBroken);
+                }
+            }
+            tried.push(endpoint.id());
+        }
+        Err(match loss {
+            // The server itself does not want it back.
+            Loss::Forgotten => Reason::SessionUnknown,
+            _ if tried.is_empty() => Reason::EndpointNone,
+            _ => Reason::EndpointUnreachable,
+        })
+    }
+
+    /// Opens the session on this endpoint, as its client would; gives the server's own id for it.
+    async fn open_anew(
+        &self,
+        ctx: &Context,
+        endpoint: &Arc<Endpoint>,
+        opener: &Opener<'_>,
+    ) -> Result<Option<Vec<u8>>, Unsaid> {
+        let Opener { pool, client, opening, revision, restore } = opener;
+        let say = async |revision, session: Option<&[u8]>, message: serde_json::Value| {
+            let head = message_head(client, revision).map_err(|_| Unsaid::Broken)?;
+            let request = OwnRequest {
+                head: &head,
+                session,
+                request_id: ctx.request_id(),
+                client_address: ctx.record.client,
+                body: Bytes::from(message.to_string()),
+            };
+            self.ask_endpoint(pool, endpoint, request).await
+        };
+        let initialize = json!({
+            "jsonrpc": "2.0", "id": "toolgate-1", "method": "initialize", "params": opening,
+        });
+        let Said { head, answer } = say(None, None, initialize).await?;
+        let Some(Answer::Success { revision: agreed }) = answer else {
+            return Err(Unsaid::Broken);
+        };
+        if !(200..300).contains(&head.status) || (revision.is_some() && agreed != *revision) {
+            // The client goes on in the revision of its session; it cannot be told another one.
+            return Err(Unsaid::Broken);
+        }
+        let upstream_id = head.session_id().map(|id| id.as_bytes().to_vec());
+        let session = upstream_id.as_deref();
+        let initialized = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
+        let Said { head, .. } = say(*revision, session, initialized).await?;
+        if !(200..300).contains(&head.status) {
+            return Err(Unsaid::Broken);
+        }
+        let level = restore.level.map(|level| ("logging/setLevel", json!({ "level": level })));
+        let subscriptions = restore.subscriptions.iter();
+        let subscriptions =
+            subscriptions.map(|uri| ("resources/subscribe", json!({ "uri": &**uri })));
+        for (method, params) in level.into_iter().chain(subscriptions) {
+            let message = json!({
+                "jsonrpc": "2.0", "id": "toolgate-2", "method": method, "params": params,
+            });
+            let said = say(*revision, session, message).await?;
+            if !matches!(said.answer, Some(Answer::Success { .. })) {
+                tracing::debug!(method, endpoint = endpoint.url(), "not restored");
+            }
+        }
+        Ok(upstream_id)
+    }
+}

@@ -1,0 +1,142 @@
+//! Requests that the gateway itself makes of a server on behalf of a session: to open it again
+//! elsewhere, or to end it.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use http::header::{ACCEPT, CONTENT_TYPE};
+use http::{HeaderValue, Method};
+use pingora::http::RequestHeader;
+use pingora::time::timeout;
+
+use super::Shared;
+use super::exchange::Exchange;
+use super::response_filter::UpstreamHead;
+use super::upstream_request_filter::Outgoing;
+use crate::mcp::{Answer, MCP_METHOD, MCP_NAME, MCP_PROTOCOL_VERSION, Revision};
+use crate::upstream::{Endpoint, Pool};
+
+/// An answer larger than this is not read.
+const ANSWER_BYTES_MAX: usize = 256 * 1024;
+
+/// One request of the gateway's own.
+pub(super) struct OwnRequest<'a> {
+    pub(super) head: &'a RequestHeader,
+    pub(super) session: Option<&'a [u8]>,
+    pub(super) request_id: &'a str,
+    pub(super) client_address: Option<IpAddr>,
+    pub(super) body: Bytes,
+}
+
+/// What came back.
+pub(super) struct Said {
+    pub(super) head: UpstreamHead,
+    /// The JSON-RPC answer, if there was one.
+    pub(super) answer: Option<Answer>,
+}
+
+/// Why nothing came back.
+pub(super) enum Unsaid {
+    /// The endpoint cannot be connected to.
+    Unreachable,
+    /// It broke off, or took too long.
+    Broken,
+}
+
+impl Shared {
+    /// Asks the endpoint, and reads its answer as far as it is needed.
+    pub(super) async fn ask_endpoint(
+        &self,
+        pool: &Pool,
+        endpoint: &Arc<Endpoint>,
+        request: OwnRequest<'_>,
+    ) -> Result<Said, Unsaid> {
+        let mut exchange = match self.connections.open(endpoint).await {
+            Ok(exchange) => exchange,
+            Err(_) => return Err(Unsaid::Unreachable),
+        };
+        let asked = self.converse(endpoint, &mut exchange, &request);
+        match timeout(pool.timeouts().first_byte, asked).await {
+            Ok(Some(said)) => {
+                if exchange.is_finished() {
+                    self.connections.close(exchange).await;
+                }
+                Ok(said)
+            }
+            Ok(None) if exchange.reused && !exchange.heard() => {
+                // The server closed the kept connection in this moment; what the gateway asks may
+                // be asked twice.
+                let fresh = self.connections.open_fresh(endpoint).await;
+                let mut fresh = fresh.map_err(|_| Unsaid::Unreachable)?;
+                let asked = self.converse(endpoint, &mut fresh, &request);
+                let said = timeout(pool.timeouts().first_byte, asked).await;
+                let said = said.ok().flatten().ok_or(Unsaid::Broken)?;
+                if fresh.is_finished() {
+                    self.connections.close(fresh).await;
+                }
+                Ok(said)
+            }
+            Ok(None) | Err(_) => Err(Unsaid::Broken),
+        }
+    }
+
+    async fn converse(
+        &self,
+        endpoint: &Endpoint,
+        exchange: &mut Exchange,
+        request: &OwnRequest<'_>,
+    ) -> Option<Said> {
+        let outgoing = Outgoing {
+            client: request.head,
+            endpoint,
+            session: request.session,
+            request_id: request.request_id,
+            client_address: request.client_address,
+            body_bytes: request.body.len(),
+        };
+        let prepared = exchange.prepare(&outgoing).ok()?;
+        exchange.send(prepared, &request.body).await.ok()?;
+        let head = exchange.read_head(1024).await.ok()?;
+        let mut body = BytesMut::from(&exchange.arrived().ok()?.part[..]);
+        loop {
+            let answer = match head.is_event_stream() {
+                true => Answer::of_events(&body),
+                false => Answer::of_json(&body),
+            };
+            // A stream may go on after the answer; nothing in it is for anybody.
+            let is_whole = exchange.is_finished();
+            if is_whole || (head.is_event_stream() && answer.is_some()) {
+                return Some(Said { head, answer });
+            }
+            if body.len() > ANSWER_BYTES_MAX {
+                return None;
+            }
+            match exchange.read_body().await.ok()? {
+                Some(part) => body.extend_from_slice(&part),
+                None => return Some(Said { head, answer }),
+            }
+        }
+    }
+}
+
+/// The head of a message of the gateway's own in a session: what the client sends along with all of
+/// its requests, and what every message has.
+pub(super) fn message_head(
+    client: &RequestHeader,
+    revision: Option<Revision>,
+) -> pingora::Result<RequestHeader> {
+    let mut head = RequestHeader::build_no_case(Method::POST, b"/", Some(16))?;
+    for (name, value) in &client.headers {
+        let of_this_request = [MCP_PROTOCOL_VERSION, MCP_METHOD, MCP_NAME, "last-event-id"];
+        if !of_this_request.contains(&name.as_str()) {
+            head.append_header(name.clone(), value.clone())?;
+        }
+    }
+    head.insert_header(ACCEPT, "application/json, text/event-stream")?;
+    head.insert_header(CONTENT_TYPE, "application/json")?;
+    if let Some(revision) = revision {
+        head.insert_header(MCP_PROTOCOL_VERSION, HeaderValue::from_static(revision.as_str()))?;
+    }
+    Ok(head)
+}

@@ -1,0 +1,105 @@
+//! Ends sessions at their servers that nobody will use again.
+
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream;
+use http::{HeaderValue, Method};
+use parking_lot::Mutex;
+use pingora::http::RequestHeader;
+
+use super::Shared;
+use super::own_request::{OwnRequest, Unsaid};
+use crate::mcp::MCP_PROTOCOL_VERSION;
+use crate::sessions::{Abandoned, View, seconds};
+use crate::telemetry::Reason;
+use crate::upstream::now_ms;
+
+/// What waits to be ended at the most; the servers end the rest by themselves.
+const WAITING_MAX: usize = 64 * 1024;
+/// What is looked through at once.
+const BATCH: usize = 16 * 1024;
+/// What is ended at once.
+const CONCURRENT: usize = 16;
+
+/// The sessions that wait to be ended.
+#[derive(Default)]
+pub(super) struct Reaper {
+    waiting: Mutex<Vec<Abandoned>>,
+}
+
+impl Reaper {
+    pub(super) fn add(&self, session: Abandoned) {
+        let mut waiting = self.waiting.lock();
+        if session.place.upstream_id.is_some() && waiting.len() < WAITING_MAX {
+            waiting.push(session);
+        }
+    }
+}
+
+impl Shared {
+    /// Forgets sessions that nobody used for too long and ends them at their servers; makes room in
+    /// the table if it is full.
+    pub async fn reap(&self) {
+        let snapshot = self.snapshot();
+        let (sessions, rules) = (&snapshot.sessions, snapshot.session_rules);
+        let now = seconds(SystemTime::now());
+        loop {
+            let abandoned = sessions.sweep(now, rules, BATCH);
+            let count = abandoned.len();
+            if rules.view == View::Whole {
+                self.metrics.sessions_abandoned.inc_by(count as u64);
+                self.end_all(abandoned).await;
+            }
+            if count < BATCH {
+                break;
+            }
+        }
+        sessions.make_room(now, rules);
+        let waiting = std::mem::take(&mut *self.reaper.waiting.lock());
+        self.end_all(waiting).await;
+        self.metrics.sessions_tracked.set(sessions.len() as i64);
+    }
+
+    async fn end_all(&self, sessions: Vec<Abandoned>) {
+        stream::iter(sessions).for_each_concurrent(CONCURRENT, |session| self.end(session)).await;
+    }
+
+    /// Ends one session at its server. What fails is the server's to clean up.
+    async fn end(&self, session: Abandoned) {
+        let Abandoned { place, revision } = session;
+        let pools = self.fleet.pools();
+        let id = place.endpoint.id();
+        let pool = pools.iter().find(|pool| pool.by_id(id).is_some()).or_else(|| pools.first());
+        let (Some(pool), Some(upstream_id)) = (pool, &place.upstream_id) else { return };
+        let Ok(mut head) = RequestHeader::build_no_case(Method::DELETE, b"/", Some(4)) else {
+            return;
+        };
+        if let Some(revision) = revision {
+            let version = HeaderValue::from_static(revision.as_str());
+            if head.insert_header(MCP_PROTOCOL_VERSION, version).is_err() {
+                return;
+            }
+        }
+        let request_id = self.request_ids.next();
+        let request = OwnRequest {
+            head: &head,
+            session: Some(upstream_id),
+            request_id: std::str::from_utf8(&request_id).unwrap_or_default(),
+            client_address: None,
+            body: Bytes::new(),
+        };
+        let endpoint = &place.endpoint;
+        if endpoint.standing().is_unreachable(now_ms()) {
+            return;
+        }
+        match self.ask_endpoint(pool, endpoint, request).await {
+            Ok(_) => self.metrics.sessions_reaped.inc(),
+            Err(Unsaid::Unreachable) => {
+                self.endpoint_refused(pool, endpoint, Reason::EndpointUnreachable);
+            }
+            Err(Unsaid::Broken) => tracing::debug!(endpoint = endpoint.url(), "session not ended"),
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! The long life of a stream: it passes events for hours, follows its session to another endpoint,
+//! tells of changes, and ends cleanly.
+//!
+//! What the gateway itself has to say is said between two events only.
+
+use std::time::{Duration, Instant};
+
+use super::Gateway;
+use super::context::Context;
+use super::deliver::{Body, note_event_ids};
+use super::plan::Forward;
+use super::pump::{Begun, End, Interrupted, while_client_waits};
+use crate::config::OnEndpointLoss;
+use crate::mcp::{self, Era};
+use crate::upstream::{InFlight, Loss, now_ms};
+use bytes::Bytes;
+use pingora::protocols::http::ServerSession;
+
+/// Streams that end because the gateway stops do so within this time, so that their clients do not
+/// come back all at once.
+const SPREAD_MS: u64 = 1_500;
+/// And they are asked to wait for as long as this.
+const RETRY_MS: std::ops::Range<u32> = 500..2_500;
+
+/// What came while a stream waited.
+enum Heard {
+    /// Something of its endpoint, or its end.
+    Part(Option<Bytes>),
+    /// Something may have changed for the stream.
+    Bell,
+}
+
+/// What a stream does after a look around.
+enum Heeded {
+    Stay,
+    /// It ends, with this as its last words.
+    End(Vec<u8>),
+    /// It follows its session elsewhere.
+    Leave(Loss),
+}
+
+impl Gateway {
+    /// Gives the client the events of a stream, from wherever its session lives.
+    pub(super) async fn pass_on_stream(
+        &self,
+        session: &mut ServerSession,
+        ctx: &mut Context,
+        forward: &mut Forward,
+        body: Body,
+        mut in_flight: InFlight,
+    ) -> End {
+        let Body { held, mut exchange, mut watch, .. } = body;
+        let mut part = Some(held).filter(|held| !held.is_empty());
+        let mut bell = forward.pool.bell();
+        let mut changes = forward.pool.changes();
+        let mut must_look = true;
+        loop {
+            if let Some(part) = part.take() {
+                watch.saw(&part);
+                note_event_ids(ctx, forward, &part);
+                ctx.record.bytes_out += part.len() as u64;
+                if session.write_response_body(part, false).await.is_err() {
+                    return self.client_left(ctx, forward, exchange).await;
+                }
+            }
+            if must_look && watch.is_between_events() {
+                must_look = false;
+                let heeded = Box::pin(self.heed(session, ctx, forward, &mut changes)).await;
+                let loss = match heeded {
+                    Heeded::Stay => None,
+                    Heeded::End(last) => return last_words(session, last).await,
+                    Heeded::Leave(loss) => Some(loss),
+                };
+                if let Some(loss) = loss {
+                    drop(exchange.take());
+                    match Box::pin(self.follow(session, ctx, forward, loss)).await {
+                        Some((begun, first)) => {
+                            (exchange, in_flight) = (Some(begun.exchange), begun.in_flight);
+                            part = Some(first).filter(|first| !first.is_empty());
+                            continue;
+                        }
+                        None => return last_words(session, retry_hint()).await,
+                    }
+                }
+            }
+            let Some(open) = exchange.as_mut() else {
+                drop(in_flight);
+                return last_words(session, Vec::new()).await;
+            };
+            let began = Instant::now();
+            let wait = async {
+                tokio::select! {
+                    biased;
+                    part = open.read_body() => part.map(Heard::Part),
+                    _ = bell.changed(), if !must_look => Ok(Heard::Bell),
+                }
+            };
+            let limit = forward.pool.timeouts().stream_idle;
+            let heard = while_client_waits(session, forward, limit, wait).await;
+            ctx.record.waited += began.elapsed();
+            match heard {
+                Ok(Heard::Part(Some(heard))) => part = Some(heard),
+                Ok(Heard::Part(None)) => {
+                    if let Some(ended) = exchange.take() {
+                        self.connections.close(ended).await;
+                    }
+                    must_look = true;
+                }
+                Ok(Heard::Bell) => must_look = true,
+                Err(interrupted) => {
+                    drop(exchange.take());
+                    let is_legacy = forward.held().is_some() && watch.is_between_events();
+                    if is_legacy
+                        && matches!(interrupted, Interrupted::Broken(_))
+                        && Box::pin(self.is_dead(ctx, forward)).await
+                    {
+                        must_look = true;
+                        continue;
+                    }
+                    return self.interrupted(session, ctx, forward, &watch, interrupted).await;
+                }
+            }
+        }
+    }
+
+    /// Looks whether the stream must end, tell its client something, or follow its session.
+    async fn heed(
+        &self,
+        session: &mut ServerSession,
+        ctx: &Context,
+        forward: &Forward,
+        changes: &mut u32,
+    ) -> Heeded {
+        if self.lifecycle.is_draining() {
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(..SPREAD_MS))).await;
+            return Heeded::End(farewell(forward));
+        }
+        let now = forward.pool.changes();
+        if now != *changes {
+            *changes = now;
+            let news = mcp::list_changed(forward.shape.era, &forward.body);
+            if session.write_response_body(Bytes::from(events(&news)), false).await.is_err() {
+                return Heeded::End(Vec::new());
+            }
+        }
+        let moves = forward.pool.settings().on_endpoint_loss == OnEndpointLoss::Move;
+        let loss = match (forward.held(), &ctx.record.endpoint) {
+            (Some(held), _) => match &held.endpoint {
+                Some(endpoint) => forward.pool.must_leave(endpoint, now_ms()),
+                None => Some(Loss::Gone),
+            },
+            (None, Some(endpoint)) => forward.pool.must_leave(endpoint, now_ms()),
+            (None, None) => None,
+        };
+        match loss {
+            None => Heeded::Stay,
+            Some(loss) if forward.held().is_some() && moves => Heeded::Leave(loss),
+            // A modern client listens again, a legacy one is told where its session went.
+            Some(_) => Heeded::End(farewell(forward)),
+        }
+    }
+
+    /// Follows the session to where it lives now, and listens there.
+    async fn follow(
+        &self,
+        session: &mut ServerSession,
+        ctx: &mut Context,
+        forward: &mut Forward,
+        loss: Loss,
+    ) -> Option<(Begun, Bytes)> {
+        self.move_session(session, ctx, forward, loss).await.ok()?;
+        let mut begun = self.begin(session, ctx, forward).await.ok()?;
+        if begun.head.status != 200 || !begun.head.is_event_stream() {
+            return None;
+        }
+        let first = begun.exchange.arrived().ok()?.part;
+        Some((begun, first))
+    }
+
+    /// Whether the endpoint of a broken stream takes no connections any more. If it does, the stream
+    /// ends instead: its client resumes by `Last-Event-ID` and misses nothing.
+    async fn is_dead(&self, ctx: &Context, forward: &Forward) -> bool {
+        let Some(endpoint) = &ctx.record.endpoint else { return false };
+        match self.connections.open_fresh(endpoint).await {
+            Ok(_) => false,
+            Err(reason) => {
+                self.endpoint_refused(&forward.pool, endpoint, reason);
+                forward.pool.must_leave(endpoint, now_ms()).is_some()
+            }
+        }
+    }
+}
+
+/// Ends the stream between two events.
+async fn last_words(session: &mut ServerSession, last: Vec<u8>) -> End {
+    match session.write_response_body(Bytes::from(last), true).await {
+        Ok(()) => End::Complete,
+        Err(_) => End::Cut,
+    }
+}
+
+/// What a stream ends with when the gateway ends it: a legacy client is told when to come back
+/// (2025-11-25 transport, `retry`), a modern one that its listening is over (2026-07-28
+/// subscriptions, graceful end).
+fn farewell(forward: &Forward) -> Vec<u8> {
+    let id = forward.reply_id();
+    match (forward.shape.era, id) {
+        (Era::Modern, Some(id)) => events(&[mcp::listening_over(id.as_id().raw())]),
+        _ => retry_hint(),
+    }
+}
+
+fn retry_hint() -> Vec<u8> {
+    format!("retry: {}\n\n", fastrand::u32(RETRY_MS)).into_bytes()
+}
+
+fn events(messages: &[String]) -> Vec<u8> {
+    let event = |message: &String| format!("event: message\ndata: {message}\n\n");
+    messages.iter().map(event).collect::<String>().into_bytes()
+}

@@ -1,0 +1,546 @@
+//! What cannot be in a session id because it comes later: when the session was last used, where it
+//! moved, and what must be restored there.
+//!
+//! The table is bounded, and what it lacks is found in the id: a gateway that knows nothing of a
+//! session serves it all the same. Looking up takes no lock.
+
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
+
+use super::SessionKey;
+use crate::mcp::Revision;
+use crate::upstream::Endpoint;
+
+/// What an entry costs at most, with its share of the table: the cap in bytes is this times
+/// `sessions.table_max`. An entry with more beside it counts as several.
+pub const ENTRY_BYTES_MAX: usize = 128;
+/// A server's own id up to this length lies in the entry itself.
+const ID_BYTES_INLINE: usize = 48;
+/// What one session may have beside its entry.
+const BESIDE_BYTES_MAX: usize = 16 * 1024;
+
+/// The sessions that were used lately.
+pub struct Table {
+    entries: papaya::HashMap<SessionKey, Entry, BuildHasherDefault<FirstBytes>>,
+    units: AtomicUsize,
+    /// Since when every session that was used is here, in seconds since 1970.
+    complete_since: AtomicU32,
+}
+
+/// The bounds that the configuration sets.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules {
+    /// A session unused for longer is over, in seconds.
+    pub idle_s: u32,
+    /// Entries at once.
+    pub entries_max: usize,
+    /// Whether a session that is not used here is used nowhere.
+    pub view: View,
+}
+
+/// What this gateway sees of its sessions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum View {
+    /// Every use: it is the only gateway. So it may end what nobody uses.
+    Whole,
+    /// Some uses: others have the same key.
+    Part,
+}
+
+/// What the table knows of a session.
+#[derive(Debug)]
+pub enum Seen {
+    /// Nothing; the id says all there is.
+    Unknown,
+    /// It is where its id says.
+    AtHome,
+    /// It moved.
+    Moved(Place),
+    /// It is over: ended by its client, or not used for too long.
+    Over,
+}
+
+/// Where a session lives.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The endpoint that holds it.
+    pub endpoint: Arc<Endpoint>,
+    /// The server's own session id; `None` if it gives none.
+    pub upstream_id: Option<Vec<u8>>,
+}
+
+/// What must be made anew where a session moves to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Restore {
+    /// The log level that the client set, as it is called.
+    pub level: Option<&'static str>,
+    /// The resources that the client subscribed to.
+    pub subscriptions: Vec<Box<str>>,
+    /// The client's `initialize`, where it had no room in the id.
+    pub opening: Option<Box<[u8]>>,
+}
+
+/// A session that nobody used for too long.
+#[derive(Debug)]
+pub struct Abandoned {
+    /// Where it lived.
+    pub place: Place,
+    /// The revision it speaks.
+    pub revision: Option<Revision>,
+}
+
+/// The levels of `logging/setLevel` (2025-11-25, RFC 5424 section 6.2.1).
+const LEVELS: [&str; 8] =
+    ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
+
+const LIVE: u8 = 0;
+const ENDED: u8 = 1;
+/// It moved, and no event of its new endpoint has reached the client yet.
+const MOVED_SILENT: u8 = 2;
+const MOVED: u8 = 3;
+
+#[derive(Debug)]
+struct Entry {
+    endpoint: Arc<Endpoint>,
+    used: AtomicU32,
+    stage: AtomicU8,
+    revision: u8,
+    /// The place in `LEVELS` and one; zero is none.
+    level: u8,
+    id_bytes: u8,
+    id: [u8; ID_BYTES_INLINE],
+    beside: Option<Box<Beside>>,
+}
+
+/// What few sessions have.
+#[derive(Clone, Debug, Default)]
+struct Beside {
+    id: Box<[u8]>,
+    opening: Option<Box<[u8]>>,
+    subscriptions: Vec<Box<str>>,
+}
+
+impl Beside {
+    fn bytes(&self) -> usize {
+        let subscriptions: usize = self.subscriptions.iter().map(|uri| uri.len() + 16).sum();
+        self.id.len() + self.opening.as_ref().map_or(0, |opening| opening.len()) + subscriptions
+    }
+}
+
+impl Entry {
+    fn new(place: &Place, revision: Option<Revision>, now: u32, stage: u8) -> Self {
+        let upstream_id = place.upstream_id.as_deref().unwrap_or_default();
+        let mut id = [0; ID_BYTES_INLINE];
+        let mut beside = None;
+        match id.get_mut(..upstream_id.len()) {
+            Some(room) => room.copy_from_slice(upstream_id),
+            None => beside = Some(Box::new(Beside { id: upstream_id.into(), ..Beside::default() })),
+        }
+        Self {
+            endpoint: Arc::clone(&place.endpoint),
+            used: AtomicU32::new(now),
+            stage: AtomicU8::new(stage),
+            revision: revision.map_or(0, |revision| revision as u8),
+            level: 0,
+            id_bytes: if beside.is_some() { 0 } else { upstream_id.len() as u8 },
+            id,
+            beside,
+        }
+    }
+
+    fn place(&self) -> Place {
+        let id = match &self.beside {
+            Some(beside) if !beside.id.is_empty() => &beside.id,
+            _ => &self.id[..usize::from(self.id_bytes)],
+        };
+        Place {
+            endpoint: Arc::clone(&self.endpoint),
+            upstream_id: (!id.is_empty()).then(|| id.to_vec()),
+        }
+    }
+
+    fn with(&self, level: u8, beside: Option<Box<Beside>>) -> Self {
+        Self {
+            endpoint: Arc::clone(&self.endpoint),
+            used: AtomicU32::new(self.used.load(Ordering::Relaxed)),
+            stage: AtomicU8::new(self.stage.load(Ordering::Relaxed)),
+            level,
+            beside,
+            ..*self
+        }
+    }
+
+    fn units(&self) -> usize {
+        let beside = self.beside.as_ref().map_or(0, |beside| beside.bytes() + 64);
+        1 + beside.div_ceil(ENTRY_BYTES_MAX)
+    }
+
+    fn is_over(&self) -> bool {
+        self.stage.load(Ordering::Relaxed) == ENDED
+    }
+
+    fn is_idle(&self, now: u32, rules: Rules) -> bool {
+        now.saturating_sub(self.used.load(Ordering::Relaxed)) > rules.idle_s
+    }
+}
+
+impl Table {
+    /// An empty table.
+    pub fn new(now: u32) -> Self {
+        Self {
+            entries: papaya::HashMap::default(),
+            units: AtomicUsize::new(0),
+            complete_since: AtomicU32::new(now),
+        }
+    }
+
+    /// Looks a session up that a client uses now. `made_at` is when it was opened.
+    pub fn used(&self, key: SessionKey, made_at: u32, now: u32, rules: Rules) -> Seen {
+        let pinned = self.entries.pin();
+        let Some(entry) = pinned.get(&key) else {
+            let complete_since = self.complete_since.load(Ordering::Relaxed);
+            let known = made_at.max(complete_since);
+            return match rules.view {
+                // Had it been used lately, it would be here.
+                View::Whole if now.saturating_sub(known) > rules.idle_s => Seen::Over,
+                View::Whole | View::Part => Seen::Unknown,
+            };
+        };
+        if entry.is_over() || (rules.view == View::Whole && entry.is_idle(now, rules)) {
+            return Seen::Over;
+        }
+        if entry.used.load(Ordering::Relaxed) != now {
+            entry.used.store(now, Ordering::Relaxed);
+        }
+        match entry.stage.load(Ordering::Relaxed) {
+            LIVE => Seen::AtHome,
+            _ => Seen::Moved(entry.place()),
+        }
+    }
+
+    /// A session was opened, or one that was opened elsewhere is seen for the first time.
+    pub fn came(
+        &self,
+        key: SessionKey,
+        place: &Place,
+        revision: Option<Revision>,
+        opening: Option<Box<[u8]>>,
+        now: u32,
+        rules: Rules,
+    ) {
+        let mut entry = Entry::new(place, revision, now, LIVE);
+        if let Some(opening) = opening.filter(|opening| opening.len() <= BESIDE_BYTES_MAX) {
+            entry.beside.get_or_insert_default().opening = Some(opening);
+        }
+        self.put(key, entry, now, rules);
+    }
+
+    /// A session moved.
+    pub fn moved(
+        &self,
+        key: SessionKey,
+        place: &Place,
+        revision: Option<Revision>,
+        now: u32,
+        rules: Rules,
+    ) {
+        let mut entry = Entry::new(place, revision, now, MOVED_SILENT);
+        let pinned = self.entries.pin();
+        if let Some(before) = pinned.get(&key) {
+            entry.level = before.level;
+            if let Some(kept) = &before.beside {
+                let beside = entry.beside.get_or_insert_default();
+                beside.opening = kept.opening.clone();
+                beside.subscriptions = kept.subscriptions.clone();
+            }
+        }
+        drop(pinned);
+        self.put(key, entry, now, rules);
+    }
+
+    /// The client ended its session: its id opens nothing any more.
+    pub fn ended(&self, key: SessionKey) {
+        if let Some(entry) = self.entries.pin().get(&key) {
+            entry.stage.store(ENDED, Ordering::Relaxed);
+        }
+    }
+
+    /// The client set its log level.
+    pub fn note_level(&self, key: SessionKey, level: &str) {
+        let Some(at) = LEVELS.iter().position(|known| *known == level) else { return };
+        self.change(key, |entry| Some(entry.with(at as u8 + 1, entry.beside.clone())));
+    }
+
+    /// The client subscribed to a resource, or no longer does.
+    pub fn note_subscription(&self, key: SessionKey, uri: &str, subscription: Subscription) {
+        self.change(key, |entry| {
+            let mut beside = entry.beside.clone().unwrap_or_default();
+            beside.subscriptions.retain(|known| **known != *uri);
+            if subscription == Subscription::Begins {
+                beside.subscriptions.push(uri.into());
+            }
+            (beside.bytes() <= BESIDE_BYTES_MAX).then(|| entry.with(entry.level, Some(beside)))
+        });
+    }
+
+    /// Where a session that moved lives, without using it.
+    pub fn whereabouts(&self, key: SessionKey) -> Option<Place> {
+        let pinned = self.entries.pin();
+        let entry = pinned.get(&key)?;
+        let stage = entry.stage.load(Ordering::Relaxed);
+        (stage == MOVED || stage == MOVED_SILENT).then(|| entry.place())
+    }
+
+    /// What must be made anew where the session moves to.
+    pub fn restore(&self, key: SessionKey) -> Restore {
+        let pinned = self.entries.pin();
+        let Some(entry) = pinned.get(&key) else { return Restore::default() };
+        let level = usize::from(entry.level).checked_sub(1);
+        let beside = entry.beside.as_deref().cloned().unwrap_or_default();
+        Restore {
+            level: level.and_then(|at| LEVELS.get(at).copied()),
+            subscriptions: beside.subscriptions,
+            opening: beside.opening,
+        }
+    }
+
+    /// Whether a client of a session that moved may still speak of events of the old endpoint.
+    pub fn is_silent_since_move(&self, key: SessionKey) -> bool {
+        let pinned = self.entries.pin();
+        let stage = pinned.get(&key).map(|entry| entry.stage.load(Ordering::Relaxed));
+        stage == Some(MOVED_SILENT)
+    }
+
+    /// An event of the new endpoint reached the client.
+    pub fn spoke(&self, key: SessionKey) {
+        if let Some(entry) = self.entries.pin().get(&key) {
+            // Only if it is still so: an end that came first must stay.
+            entry
+                .stage
+                .compare_exchange(MOVED_SILENT, MOVED, Ordering::Relaxed, Ordering::Relaxed)
+                .ok();
+        }
+    }
+
+    /// Forgets sessions that nobody used for too long, at most `batch` of them.
+    pub fn sweep(&self, now: u32, rules: Rules, batch: usize) -> Vec<Abandoned> {
+        let mut abandoned = Vec::new();
+        let pinned = self.entries.pin();
+        let idle = pinned.iter().filter(|(_, entry)| entry.is_idle(now, rules)).take(batch);
+        let keys: Vec<SessionKey> = idle.map(|(key, _)| *key).collect();
+        for key in keys {
+            // Used in this very moment: then it stays.
+            let Ok(Some((_, entry))) = pinned.remove_if(&key, |_, entry| entry.is_idle(now, rules))
+            else {
+                continue;
+            };
+            self.left(entry);
+            if !entry.is_over() {
+                let revision = Revision::from_byte(entry.revision);
+                abandoned.push(Abandoned { place: entry.place(), revision });
+            }
+        }
+        abandoned
+    }
+
+    /// Forgets the least used sessions when the table is full; they go on by what their ids say.
+    pub fn make_room(&self, now: u32, rules: Rules) {
+        if self.units.load(Ordering::Relaxed) < rules.entries_max / 16 * 15 {
+            return;
+        }
+        let pinned = self.entries.pin();
+        let mut ages: Vec<u32> =
+            pinned.values().step_by(16).map(|entry| entry.used.load(Ordering::Relaxed)).collect();
+        ages.sort_unstable();
+        let Some(oldest) = ages.get(ages.len() / 8).copied() else { return };
+        self.complete_since.store(now, Ordering::Relaxed);
+        let is_old = |entry: &Entry| entry.used.load(Ordering::Relaxed) <= oldest;
+        let keys: Vec<SessionKey> = pinned
+            .iter()
+            .filter(|(_, entry)| is_old(entry))
+            .take(rules.entries_max / 4)
+            .map(|(key, _)| *key)
+            .collect();
+        for key in keys {
+            if let Ok(Some((_, entry))) = pinned.remove_if(&key, |_, entry| is_old(entry)) {
+                self.left(entry);
+            }
+        }
+    }
+
+    /// Sessions that are here.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    fn put(&self, key: SessionKey, entry: Entry, now: u32, rules: Rules) {
+        let units = entry.units();
+        if self.units.load(Ordering::Relaxed) + units > rules.entries_max {
+            // It goes on by what its id says; until there is room again, absence says nothing.
+            self.complete_since.store(now, Ordering::Relaxed);
+            return;
+        }
+        self.units.fetch_add(units, Ordering::Relaxed);
+        entry.endpoint.standing().session_came();
+        let pinned = self.entries.pin();
+        if let Some(before) = pinned.insert(key, entry) {
+            self.left(before);
+        }
+    }
+
+    fn change(&self, key: SessionKey, change: impl Fn(&Entry) -> Option<Entry>) {
+        let pinned = self.entries.pin();
+        let Some(entry) = pinned.get(&key) else { return };
+        let Some(changed) = change(entry) else { return };
+        self.units.fetch_add(changed.units(), Ordering::Relaxed);
+        changed.endpoint.standing().session_came();
+        if let Some(before) = pinned.insert(key, changed) {
+            self.left(before);
+        }
+    }
+
+    fn left(&self, entry: &Entry) {
+        self.units.fetch_sub(entry.units(), Ordering::Relaxed);
+        entry.endpoint.standing().session_left();
+    }
+}
+
+/// What happens to a subscription.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subscription {
+    /// The client asked for it.
+    Begins,
+    /// The client has enough of it.
+    Ends,
+}
+
+/// A hash that is the start of its key: the keys are random.
+#[derive(Clone, Copy, Default)]
+struct FirstBytes(u64);
+
+impl Hasher for FirstBytes {
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(first) = bytes.first_chunk() {
+            self.0 = u64::from_le_bytes(*first);
+        }
+    }
+
+    fn write_usize(&mut self, _length: usize) {}
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Place, Rules, Seen, Subscription, Table, View};
+    use crate::config;
+    use crate::sessions::SessionKey;
+    use crate::upstream::{Endpoint, Fleet};
+    use std::sync::Arc;
+
+    const RULES: Rules = Rules { idle_s: 100, entries_max: 1000, view: View::Whole };
+
+    fn endpoints() -> Vec<Arc<Endpoint>> {
+        let yaml = "listen: 127.0.0.1:1\nservers: { s: { endpoints: [http://10.0.0.1/mcp, http://10.0.0.2/mcp] } }\nroutes: [{ path: /mcp, server: s }]";
+        let settings = config::parse(yaml, "test", &|_| None).expect("settings");
+        let pools = Fleet::new().prepare(&settings.servers, 1);
+        pools[0].members().endpoints().to_vec()
+    }
+
+    fn place(endpoint: &Arc<Endpoint>, id: &str) -> Place {
+        Place { endpoint: Arc::clone(endpoint), upstream_id: Some(id.as_bytes().to_vec()) }
+    }
+
+    fn key(number: u64) -> SessionKey {
+        let mut key = [0; 12];
+        key[..8].copy_from_slice(&number.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes());
+        SessionKey(key)
+    }
+
+    #[test]
+    fn a_session_is_home_then_moved_then_over() {
+        let endpoints = endpoints();
+        let table = Table::new(1000);
+        assert!(matches!(table.used(key(1), 1000, 1000, RULES), Seen::Unknown));
+        table.came(key(1), &place(&endpoints[0], "a"), None, None, 1000, RULES);
+        assert!(matches!(table.used(key(1), 1000, 1001, RULES), Seen::AtHome));
+        table.note_level(key(1), "warning");
+        table.note_subscription(key(1), "file:///a", Subscription::Begins);
+        table.note_subscription(key(1), "file:///b", Subscription::Begins);
+        table.note_subscription(key(1), "file:///a", Subscription::Ends);
+        let long = "x".repeat(100);
+        table.moved(key(1), &place(&endpoints[1], &long), None, 1002, RULES);
+        let Seen::Moved(now_at) = table.used(key(1), 1000, 1003, RULES) else {
+            panic!("not moved")
+        };
+        assert_eq!(now_at.endpoint.id(), endpoints[1].id());
+        assert_eq!(now_at.upstream_id.as_deref(), Some(long.as_bytes()));
+        let restore = table.restore(key(1));
+        assert_eq!(
+            (restore.level, &*restore.subscriptions),
+            (Some("warning"), &["file:///b".into()][..])
+        );
+        assert!(table.is_silent_since_move(key(1)));
+        table.spoke(key(1));
+        assert!(!table.is_silent_since_move(key(1)));
+        let sessions = |at: usize| endpoints[at].standing().sessions();
+        assert_eq!((sessions(0), sessions(1)), (0, 1));
+        table.ended(key(1));
+        assert!(matches!(table.used(key(1), 1000, 1004, RULES), Seen::Over));
+        assert!(table.sweep(1200, RULES, 10).is_empty(), "its client ended it");
+        assert_eq!((table.len(), sessions(1)), (0, 0));
+    }
+
+    #[test]
+    fn who_is_not_used_is_abandoned_where_every_use_is_seen() {
+        let endpoints = endpoints();
+        let table = Table::new(1000);
+        for number in 0..10 {
+            table.came(key(number), &place(&endpoints[0], "a"), None, None, 1000, RULES);
+        }
+        table.used(key(3), 1000, 1050, RULES);
+        assert!(matches!(table.used(key(4), 1000, 1101, RULES), Seen::Over));
+        let part = Rules { view: View::Part, ..RULES };
+        assert!(matches!(table.used(key(5), 1000, 1101, part), Seen::AtHome));
+        let abandoned = table.sweep(1101, RULES, 100);
+        assert_eq!((abandoned.len(), table.len()), (8, 2));
+        assert_eq!(abandoned[0].place.upstream_id.as_deref(), Some(&b"a"[..]));
+        // The swept one's id still opens; what is not here was not used for too long.
+        assert!(matches!(table.used(key(6), 1000, 1102, RULES), Seen::Over));
+        assert!(matches!(table.used(key(6), 1000, 1102, part), Seen::Unknown));
+        assert!(matches!(table.used(key(77), 1090, 1102, RULES), Seen::Unknown), "it is young");
+    }
+
+    #[test]
+    fn a_full_table_forgets_and_knows_that_it_does() {
+        let endpoints = endpoints();
+        let table = Table::new(1000);
+        for number in 0..2000 {
+            let now = 1000 + (number / 100) as u32;
+            table.came(key(number), &place(&endpoints[0], "a"), None, None, now, RULES);
+        }
+        assert_eq!((table.len(), endpoints[0].standing().sessions()), (1000, 1000));
+        assert!(matches!(table.used(key(1999), 1019, 1200, RULES), Seen::Over));
+        assert!(matches!(table.used(key(1999), 1019, 1110, RULES), Seen::Unknown));
+        table.make_room(1110, RULES);
+        assert!((700..=900).contains(&table.len()), "{}", table.len());
+        assert_eq!(table.len(), endpoints[0].standing().sessions());
+        assert!(matches!(table.used(key(999), 1009, 1111, RULES), Seen::AtHome | Seen::Over));
+        assert!(matches!(table.used(key(0), 1000, 1111, RULES), Seen::Unknown));
+    }
+
+    #[test]
+    fn an_entry_is_as_small_as_promised() {
+        let node = size_of::<(SessionKey, super::Entry)>();
+        // The table has up to 2.7 slots of nine bytes for each entry (load between 3/8 and 3/4).
+        assert!(node + 24 <= super::ENTRY_BYTES_MAX, "{node}");
+    }
+}
