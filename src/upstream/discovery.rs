@@ -425,3 +425,224 @@ impl ListedFile {
         self.answers = Answers::Failing;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Discovery;
+    use crate::config;
+    use crate::telemetry::Metrics;
+    use crate::upstream::resolve::tests::{NameServer, Says};
+    use crate::upstream::{Fleet, now_ms};
+    use std::path::{Path, PathBuf};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Duration;
+
+    /// A fleet of the one server `one`, and what finds its endpoints.
+    struct Stage {
+        fleet: Fleet,
+        metrics: Arc<Metrics>,
+        discovery: Discovery,
+        now_ms: u64,
+    }
+
+    impl Stage {
+        fn new(name_server: &NameServer, hosts: &str, server: &str) -> Self {
+            let metrics = Arc::new(Metrics::new(1, 1));
+            let discovery = Discovery::by(name_server.resolver(hosts), Arc::clone(&metrics));
+            let mut stage = Self { fleet: Fleet::new(), metrics, discovery, now_ms: now_ms() };
+            stage.configure(server);
+            stage
+        }
+
+        fn configure(&mut self, server: &str) {
+            let yaml = format!(
+                "listen: 127.0.0.1:1\nservers: {{ one: {{ {server} }} }}\nroutes: [{{ path: /, server: one }}]\n"
+            );
+            let settings = config::parse(&yaml, "test", &|_| None).expect("good settings");
+            let pools = self.fleet.prepare(&settings.servers, self.now_ms);
+            self.fleet.install(&pools, self.now_ms);
+        }
+
+        /// Lets this time pass and everything happen that is due then.
+        async fn after(&mut self, pause: Duration) {
+            self.now_ms += pause.as_millis() as u64;
+            self.discovery.tick(&self.fleet, self.now_ms);
+            while !self.discovery.lookups.is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                self.discovery.tick(&self.fleet, self.now_ms);
+            }
+        }
+
+        fn urls(&self) -> Vec<String> {
+            let pool = self.fleet.pool("one").expect("the pool");
+            let members = pool.members();
+            members.endpoints().iter().map(|endpoint| endpoint.url().to_owned()).collect()
+        }
+
+        fn fails(&self) -> bool {
+            let text = String::from_utf8(self.metrics.render()).expect("UTF-8");
+            let line = text.lines().find(|line| line.starts_with("toolgate_discovery_failing"));
+            line.is_some_and(|line| line.ends_with(" 1"))
+        }
+    }
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn every_address_of_a_name_is_an_endpoint_until_a_better_answer() {
+        let says = |addresses: &[&'static str], ttl| Says::Addresses(addresses.to_vec(), ttl);
+        let server = NameServer::start(says(&["10.0.0.1", "10.0.0.2"], 30)).await;
+        let mut stage =
+            Stage::new(&server, "", "discovery: { dns: http://replicas.example:81/mcp?a=b }");
+        assert!(stage.urls().is_empty());
+        stage.after(Duration::ZERO).await;
+        let both = ["http://10.0.0.1:81/mcp?a=b", "http://10.0.0.2:81/mcp?a=b"];
+        assert_eq!(stage.urls(), both);
+        let pool = stage.fleet.pool("one").expect("the pool");
+        let first = Arc::clone(&pool.members().endpoints()[0]);
+        assert_eq!(first.authority(), "replicas.example:81");
+        assert!(first.is_resolved() && first.name().is_none());
+
+        *server.says.lock() = says(&["10.0.0.2", "fd00::7"], 1);
+        stage.after(SECOND * 20).await;
+        assert_eq!(stage.urls(), both, "the answer is good for thirty seconds");
+        stage.after(SECOND * 20).await;
+        let now = ["http://10.0.0.2:81/mcp?a=b", "http://[fd00::7]:81/mcp?a=b"];
+        assert_eq!(stage.urls(), now);
+        assert!(first.standing().is_retired());
+
+        for says in [Says::Failure, Says::NoSuchName, Says::Nothing, Says::Silence, Says::Garbage] {
+            *server.says.lock() = says.clone();
+            stage.after(MINUTE).await;
+            assert_eq!(stage.urls(), now, "{says:?}");
+            assert!(stage.fails(), "{says:?}");
+        }
+        *server.says.lock() = says(&["10.0.0.1"], 1);
+        stage.after(SECOND * 6).await;
+        assert_eq!(stage.urls(), both[..1]);
+        assert!(!stage.fails());
+
+        stage.configure("discovery: { dns: http://replicas.example/other }");
+        stage.after(Duration::ZERO).await;
+        assert_eq!(stage.urls(), ["http://10.0.0.1/other"], "a reload changes what is found");
+        stage.configure("endpoints: [http://10.0.0.9/mcp]");
+        stage.after(Duration::ZERO).await;
+        assert_eq!(stage.urls(), ["http://10.0.0.9/mcp"]);
+        assert!(stage.discovery.names.is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_stays_at_its_address_while_its_name_leads_there() {
+        let server = NameServer::start(Says::Addresses(vec!["10.0.0.5"], 1)).await;
+        let mut stage = Stage::new(&server, "", "endpoints: [http://replica.example/mcp]");
+        let ip = |stage: &Stage| {
+            let pool = stage.fleet.pool("one").expect("the pool");
+            let ip = pool.members().endpoints()[0].ip();
+            ip.map(|ip| ip.to_string())
+        };
+        let rows = [
+            (Says::Addresses(vec!["10.0.0.5"], 1), "10.0.0.5"),
+            (Says::Addresses(vec!["10.0.0.4", "10.0.0.5"], 1), "10.0.0.5"),
+            (Says::Failure, "10.0.0.5"),
+            (Says::Addresses(vec!["10.0.0.7", "fd00::1"], 1), "10.0.0.7"),
+            (Says::Addresses(vec!["fd00::1"], 1), "fd00::1"),
+            (Says::Addresses(vec!["10.0.0.7", "fd00::2"], 1), "fd00::2"),
+        ];
+        for (says, expected) in rows {
+            *server.says.lock() = says.clone();
+            stage.after(MINUTE).await;
+            assert_eq!(ip(&stage).as_deref(), Some(expected), "{says:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_of_which_an_endpoint_fails_is_looked_up_before_its_ttl_ends() {
+        let server = NameServer::start(Says::Addresses(vec!["10.0.0.1"], 300)).await;
+        let mut stage = Stage::new(&server, "", "discovery: { dns: http://replicas.example/ }");
+        stage.after(Duration::ZERO).await;
+        *server.says.lock() = Says::Addresses(vec!["10.0.0.2"], 300);
+        stage.after(SECOND * 11).await;
+        assert_eq!(stage.urls(), ["http://10.0.0.1/"]);
+        let pool = stage.fleet.pool("one").expect("the pool");
+        pool.refused(&pool.members().endpoints()[0], stage.now_ms);
+        stage.after(Duration::ZERO).await;
+        assert_eq!(stage.urls(), ["http://10.0.0.2/"]);
+    }
+
+    struct File(PathBuf);
+
+    impl File {
+        fn new(text: &str) -> Self {
+            static NEXT: AtomicU32 = AtomicU32::new(0);
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            let name = format!("toolgate-endpoints-{}-{number}", std::process::id());
+            let file = Self(std::env::temp_dir().join(name));
+            file.write(text);
+            file
+        }
+
+        fn write(&self, text: &str) {
+            std::fs::write(&self.0, text).expect("written");
+        }
+    }
+
+    impl AsRef<Path> for File {
+        fn as_ref(&self) -> &Path {
+            &self.0
+        }
+    }
+
+    impl Drop for File {
+        fn drop(&mut self) {
+            std::fs::remove_file(&self.0).ok();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_is_taken_once_it_is_at_rest_and_only_if_it_is_good() {
+        let server = NameServer::start(Says::Silence).await;
+        let file = File::new("- http://10.0.0.1/\n- { url: http://10.0.0.2/, weight: 3 }\n");
+        let setting = format!("discovery: {{ file: {} }}", file.0.display());
+        let mut stage = Stage::new(&server, "", &setting);
+        stage.after(SECOND).await;
+        assert!(stage.urls().is_empty(), "it may still be written");
+        stage.after(SECOND).await;
+        let both = ["http://10.0.0.1/", "http://10.0.0.2/"];
+        assert_eq!(stage.urls(), both);
+        let pool = stage.fleet.pool("one").expect("the pool");
+        assert_eq!(pool.members().endpoints()[1].weight(), 3);
+
+        for bad in ["", "- http://10.0.0.3/\n- htt", "- 7\n", "{ a: 1 }\n", "- http://10.0.0.3/"] {
+            file.write(bad);
+            stage.after(SECOND).await;
+            stage.after(SECOND).await;
+            assert_eq!(stage.urls(), both, "{bad:?}");
+            assert!(stage.fails(), "{bad:?}");
+        }
+        std::fs::remove_file(&file).expect("removed");
+        stage.after(SECOND).await;
+        stage.after(SECOND).await;
+        assert_eq!(stage.urls(), both);
+        assert!(stage.fails());
+
+        file.write("[]\n");
+        stage.after(SECOND).await;
+        stage.after(SECOND).await;
+        assert!(stage.urls().is_empty() && !stage.fails());
+    }
+
+    #[tokio::test]
+    async fn what_a_host_of_a_found_endpoint_is_called_is_looked_up_too() {
+        let server = NameServer::start(Says::Silence).await;
+        let file = File::new("- http://replica/mcp\n");
+        let setting = format!("discovery: {{ file: {} }}", file.0.display());
+        let mut stage = Stage::new(&server, "10.9.9.9 replica\n", &setting);
+        stage.discovery.look_now(&stage.fleet, stage.now_ms);
+        assert_eq!(stage.urls(), ["http://replica/mcp"], "a start waits for the file to be at rest");
+        stage.after(SECOND).await;
+        let pool = stage.fleet.pool("one").expect("the pool");
+        assert!(pool.members().endpoints()[0].is_resolved());
+    }
+}

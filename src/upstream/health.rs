@@ -288,6 +288,9 @@ impl HealthCheck for Shared {
             Ok(found) => found,
             Err(_) => Err(Fault("did not answer in time".to_owned())),
         };
+        if endpoint.standing().is_retired() {
+            return Ok(());
+        }
         let pool = self.0.pool.load();
         self.0.metrics.endpoints.probed(pool.name(), endpoint.url(), &found);
         found.map_err(|fault| {

@@ -78,7 +78,7 @@ impl Connectors {
         }
         exchange.finish_request_body().await?;
         exchange.read_response_header().await?;
-        let reply = read(&mut exchange).await?;
+        let reply = read(&mut exchange, &question.method).await?;
         if let HttpSession::H2(_) = exchange {
             // The connection stays for the next probe; a stream that goes on is reset.
             exchange.shutdown().await;
@@ -107,7 +107,7 @@ fn head(endpoint: &Endpoint, question: &Question<'_>) -> pingora::Result<Request
     Ok(head)
 }
 
-async fn read(exchange: &mut HttpSession) -> Result<Reply, Fault> {
+async fn read(exchange: &mut HttpSession, asked: &Method) -> Result<Reply, Fault> {
     let Some(head) = exchange.response_header() else {
         return Err(Fault("an answer without a head".to_owned()));
     };
@@ -116,7 +116,8 @@ async fn read(exchange: &mut HttpSession) -> Result<Reply, Fault> {
     let status = head.status.as_u16();
     let media = text(header::CONTENT_TYPE.as_str()).unwrap_or_default().to_ascii_lowercase();
     let is_stream = media.starts_with("text/event-stream");
-    if status != 200 || !(is_stream || media.starts_with("application/json")) {
+    // What answers a GET or a DELETE says enough with its status.
+    if asked != Method::POST || status != 200 || !(is_stream || media.starts_with("application/json")) {
         return Ok(Reply { status, session, answer: None });
     }
     let mut body = Vec::new();

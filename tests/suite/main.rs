@@ -6,6 +6,8 @@ mod bodies;
 mod cli;
 mod clients;
 mod conformance;
+mod discovery;
+mod health;
 mod identity;
 mod listeners;
 mod servers;
