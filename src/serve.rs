@@ -101,7 +101,7 @@ pub fn run(
         server.add_boxed_service(service);
     }
     if let Some(api) = api {
-        for service in operation(settings, &shared, &draining, &api) {
+        for service in operation(settings, &shared, &draining, &api)? {
             server.add_boxed_service(service);
         }
     }
@@ -181,8 +181,8 @@ fn operation(
     shared: &Arc<Shared>,
     draining: &Draining,
     api: &Arc<Api>,
-) -> Vec<Box<dyn ServiceWithDependents>> {
-    let mut upkeep = background_service("upkeep", Upkeep::new(Arc::clone(api)));
+) -> io::Result<Vec<Box<dyn ServiceWithDependents>>> {
+    let mut upkeep = background_service("upkeep", Upkeep::new(Arc::clone(api))?);
     upkeep.threads = Some(1);
     let mut services: Vec<Box<dyn ServiceWithDependents>> = vec![Box::new(upkeep)];
     if let Some(admin) = &settings.admin {
@@ -191,7 +191,7 @@ fn operation(
         let operators = Operators::new(loopback, anywhere, Arc::clone(api));
         services.push(aside(format!("admin {}", admin.listen), admin.listen, operators));
     }
-    services
+    Ok(services)
 }
 
 /// A plain listener with a thread of its own, so that it answers when the workers are busy.

@@ -2,12 +2,14 @@
 
 mod support;
 mod adversarial;
+mod admin;
 mod bodies;
 mod cli;
 mod clients;
 mod conformance;
 mod identity;
 mod listeners;
+mod reload;
 mod servers;
 mod sessions;
 mod streams;
