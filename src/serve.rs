@@ -135,7 +135,7 @@ pub fn run(
         server.add_boxed_service(service);
     }
     if let Some(api) = api {
-        for service in operation(settings, &shared, &handover, &api) {
+        for service in operation(settings, &shared, &handover, &api)? {
             server.add_boxed_service(service);
         }
     }
@@ -253,8 +253,8 @@ fn operation(
     shared: &Arc<Shared>,
     handover: &Handover,
     api: &Arc<Api>,
-) -> Vec<Box<dyn ServiceWithDependents>> {
-    let mut upkeep = background_service("upkeep", admin::Upkeep::new(Arc::clone(api)));
+) -> io::Result<Vec<Box<dyn ServiceWithDependents>>> {
+    let mut upkeep = background_service("upkeep", admin::Upkeep::new(Arc::clone(api))?);
     upkeep.threads = Some(1);
     let mut services: Vec<Box<dyn ServiceWithDependents>> = vec![Box::new(upkeep)];
     if let Some(admin) = &settings.admin {
@@ -264,7 +264,7 @@ fn operation(
         let name = format!("admin {}", admin.listen);
         services.push(aside(name, admin.listen, operators, shared, handover));
     }
-    services
+    Ok(services)
 }
 
 fn probes(shared: &Arc<Shared>, guard: Guard) -> Probes {

@@ -1,5 +1,6 @@
 //! What live operation needs in the background: SIGHUP, changed files, leases that end.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,9 +20,16 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub struct Upkeep(Arc<Api>);
 
 impl Upkeep {
-    /// Keeps this up.
-    pub fn new(api: Arc<Api>) -> Self {
-        Self(api)
+    /// Keeps this up. From now on SIGHUP no longer ends the process.
+    ///
+    /// # Errors
+    /// When signals cannot be heard.
+    pub fn new(api: Arc<Api>) -> io::Result<Self> {
+        // The first listener changes what the signal does for good; those who act come later.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let _entered = runtime.enter();
+        drop(signal(SignalKind::hangup())?);
+        Ok(Self(api))
     }
 
     /// Reads files and looks names up, which must not keep signals from being heard.

@@ -32,9 +32,6 @@ impl Upkeep {
 
     /// Does what is due. To be called each second, within a runtime.
     pub fn tick(&mut self, fleet: &Fleet) {
-        for (server, endpoint) in fleet.expire_leases(now_ms()) {
-            tracing::warn!(server, endpoint, "the lease of an endpoint has ended");
-        }
         self.discovery.tick(fleet, now_ms());
         self.probing.follow(fleet);
         self.show(fleet, now_ms());

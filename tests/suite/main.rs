@@ -2,6 +2,7 @@
 
 mod support;
 mod adversarial;
+mod admin;
 mod bodies;
 mod cli;
 mod clients;
@@ -10,6 +11,7 @@ mod discovery;
 mod health;
 mod identity;
 mod listeners;
+mod reload;
 mod servers;
 mod sessions;
 mod stopping;

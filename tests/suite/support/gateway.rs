@@ -151,6 +151,18 @@ impl Gateway {
         fs::read_to_string(self.folder.path().join("stderr")).unwrap_or_default()
     }
 
+    /// The folder of its configuration and its state.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Sends this gateway a signal, for example `TERM`.
+    pub(crate) fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &id]).status().expect("kill");
+        assert!(sent.success(), "{name} to {id}");
+    }
+
     /// A line of /proc/PID/status in KiB, such as `VmRSS` and `VmHWM`.
     pub(crate) fn memory_kib(&self, line: &str) -> u64 {
         let path = format!("/proc/{}/status", self.child.id());
