@@ -117,7 +117,10 @@ async fn read(exchange: &mut HttpSession, asked: &Method) -> Result<Reply, Fault
     let media = text(header::CONTENT_TYPE.as_str()).unwrap_or_default().to_ascii_lowercase();
     let is_stream = media.starts_with("text/event-stream");
     // What answers a GET or a DELETE says enough with its status.
-    if asked != Method::POST || status != 200 || !(is_stream || media.starts_with("application/json")) {
+    if asked != Method::POST
+        || status != 200
+        || !(is_stream || media.starts_with("application/json"))
+    {
         return Ok(Reply { status, session, answer: None });
     }
     let mut body = Vec::new();

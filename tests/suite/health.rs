@@ -166,8 +166,7 @@ async fn a_probe_of_mcp_finds_the_manner_of_a_server_and_leaves_no_session() {
         let upstream = Upstream::start(script).await;
         let folder = Folder::new();
         let file = folder.write("endpoints.yaml", &format!("- {}\n", upstream.url()));
-        let server =
-            format!("discovery: {{ file: {} }}{}", file.display(), probing("mcp"));
+        let server = format!("discovery: {{ file: {} }}{}", file.display(), probing("mcp"));
         let sections = format!(
             "servers: {{ one: {{ {server} }} }}\nroutes: [{{ path: /mcp, server: one }}]\n"
         );

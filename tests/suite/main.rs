@@ -11,6 +11,7 @@ mod discovery;
 mod health;
 mod identity;
 mod listeners;
+mod moves;
 mod reload;
 mod servers;
 mod sessions;
