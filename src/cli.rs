@@ -32,7 +32,7 @@ enum Command {
     Demo {
         /// Where to listen.
         #[arg(long, default_value = "127.0.0.1:8080")]
-        listen: std::net::SocketAddr,
+        listen: SocketAddr,
     },
     /// Run the gateway.
     Run {
@@ -175,7 +175,7 @@ fn ended(result: Result<(), Failure>) -> ExitCode {
 }
 
 #[cfg(feature = "demo")]
-fn demo(listen: std::net::SocketAddr) -> ExitCode {
+fn demo(listen: SocketAddr) -> ExitCode {
     telemetry::start_diagnostics();
     let demo = match crate::demo::Demo::prepare(listen) {
         Ok(demo) => demo,
