@@ -170,8 +170,11 @@ impl Reload {
 
     /// What reading the configuration again would change.
     pub(super) fn differences(&self, turn: &mut Turn<'_>) -> Result<Vec<String>, Fault> {
-        let settings = self.read(turn, &self.registrations.servers_file())?;
-        Ok(Difference::between(&self.settings.load(), &settings).changes)
+        let watch = turn.0.clone();
+        let settings = self.read(turn, &self.registrations.servers_file());
+        // Nothing takes effect, so a change of the files is still to be acted on.
+        *turn.0 = watch;
+        Ok(Difference::between(&self.settings.load(), &settings?).changes)
     }
 
     /// Lets other registered servers take effect, with whatever else the configuration says by now.
@@ -180,14 +183,20 @@ impl Reload {
         turn: &mut Turn<'_>,
         servers: Servers,
     ) -> Result<Vec<String>, Fault> {
-        let settings = self.try_out(turn, &servers)?;
-        self.registrations.accept(servers)?;
-        self.install(settings)
+        let watch = turn.0.clone();
+        let changes = self.try_out(turn, &servers).and_then(|settings| {
+            self.registrations.accept(servers)?;
+            self.install(settings)
+        });
+        changes.inspect_err(|_| *turn.0 = watch)
     }
 
     /// Reads the configuration as it would be with other registered servers.
     pub(super) fn rehearse(&self, turn: &mut Turn<'_>, servers: &Servers) -> Result<(), Fault> {
-        self.try_out(turn, servers)?;
+        let watch = turn.0.clone();
+        let tried = self.try_out(turn, servers);
+        *turn.0 = watch;
+        tried?;
         self.registrations.dismiss();
         Ok(())
     }

@@ -61,7 +61,7 @@ async fn every_refusal_has_its_status_and_changes_nothing() {
     let (new, own) = ("/v1/servers/one/endpoints/new", format!("/v1/servers/one/endpoints/{own}"));
     let (nothing, good) = (Value::Null, leased(&two));
     let configured = json!({ "url": one.url(), "lease": "30s" });
-    let rows: [(&str, &str, &str, &Value, u16); 38] = [
+    let rows: [(&'static str, &str, &str, &Value, u16); 38] = [
         ("", "GET", "/v1/servers", &nothing, 401),
         ("wrong", "GET", "/v1/servers", &nothing, 401),
         ("", "GET", "/v1/nothing", &nothing, 401),
@@ -114,7 +114,6 @@ async fn every_refusal_has_its_status_and_changes_nothing() {
         ),
     ];
     for (role, verb, path, body, status) in rows {
-        let role: &'static str = role.to_owned().leak();
         let answer = operator.with(role).ask(verb, path, body).await;
         let what = format!("{role} {verb} {path} {body}: {}", answer.text());
         assert_eq!(answer.status, status, "{what}");
@@ -122,7 +121,7 @@ async fn every_refusal_has_its_status_and_changes_nothing() {
         assert_eq!(answer.field("www-authenticate").is_some(), status == 401, "{what}");
         assert_eq!(answer.field("allow").is_some(), status == 405, "{what}");
     }
-    let after = operator.ask("GET", "/v1/servers/one", &Value::Null).await;
+    let after = operator.ask("GET", "/v1/servers/one", &nothing).await;
     assert_eq!(before.field("etag"), after.field("etag"));
     answered_by(&gateway, "/mcp", &["one"]).await;
 }

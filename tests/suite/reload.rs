@@ -170,6 +170,22 @@ async fn what_only_a_new_process_can_take_is_refused_whole() {
 }
 
 #[tokio::test]
+async fn a_change_that_only_a_dry_run_has_seen_still_takes_effect() {
+    let (one, two) = (Upstream::mcp("one").await, Upstream::mcp("two").await);
+    let admin = free_address();
+    let live = Live::start(&route(&one), &operator::section(admin)).await;
+    let operator = Operator::new(admin);
+    live.answered_by("one").await;
+    live.write(&route(&two));
+    let looked = operator.ask("POST", "/v1/reload?dry_run=true", &json!({})).await;
+    assert_eq!((looked.status, &looked.json()["dry_run"]), (200, &json!(true)));
+    let bad = json!({ "endpoints": ["http://h:0/"] });
+    assert_eq!(operator.ask("PUT", "/v1/servers/new", &bad).await.status, 422);
+    assert_eq!(operator.ask("PUT", "/v1/servers/new?dry_run=true", &bad).await.status, 422);
+    live.answered_by("two").await;
+}
+
+#[tokio::test]
 async fn calls_do_not_fail_while_the_configuration_changes() {
     let (one, two) = (Upstream::mcp("one").await, Upstream::mcp("two").await);
     let admin = free_address();
