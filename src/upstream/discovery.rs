@@ -640,7 +640,11 @@ mod tests {
         let setting = format!("discovery: {{ file: {} }}", file.0.display());
         let mut stage = Stage::new(&server, "10.9.9.9 replica\n", &setting);
         stage.discovery.look_now(&stage.fleet, stage.now_ms);
-        assert_eq!(stage.urls(), ["http://replica/mcp"], "a start waits for the file to be at rest");
+        assert_eq!(
+            stage.urls(),
+            ["http://replica/mcp"],
+            "a start waits for the file to be at rest"
+        );
         stage.after(SECOND).await;
         let pool = stage.fleet.pool("one").expect("the pool");
         assert!(pool.members().endpoints()[0].is_resolved());

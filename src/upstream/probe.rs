@@ -81,7 +81,9 @@ impl Connectors {
         let reply = read(&mut exchange, &question.method).await?;
         if let HttpSession::H2(_) = exchange {
             // The connection stays for the next probe; a stream that goes on is reset.
-            exchange.shutdown().await;
+            if !exchange.response_done() {
+                exchange.shutdown().await;
+            }
             self.http.release_http_session(exchange, &*peer, peer.idle_timeout()).await;
         }
         Ok(reply)
@@ -117,7 +119,10 @@ async fn read(exchange: &mut HttpSession, asked: &Method) -> Result<Reply, Fault
     let media = text(header::CONTENT_TYPE.as_str()).unwrap_or_default().to_ascii_lowercase();
     let is_stream = media.starts_with("text/event-stream");
     // What answers a GET or a DELETE says enough with its status.
-    if asked != Method::POST || status != 200 || !(is_stream || media.starts_with("application/json")) {
+    if asked != Method::POST
+        || status != 200
+        || !(is_stream || media.starts_with("application/json"))
+    {
         return Ok(Reply { status, session, answer: None });
     }
     let mut body = Vec::new();

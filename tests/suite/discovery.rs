@@ -114,8 +114,7 @@ async fn a_swap_of_links_is_a_change() {
 async fn every_address_of_a_name_is_an_endpoint() {
     let upstream = Upstream::mcp("one").await;
     let port = upstream.address.port();
-    let gateway =
-        Gateway::start(&discovered(&format!("dns: http://localhost:{port}/mcp"))).await;
+    let gateway = Gateway::start(&discovered(&format!("dns: http://localhost:{port}/mcp"))).await;
     let state = format!(
         r#"toolgate_endpoint_state{{endpoint="http://127.0.0.1:{port}/mcp",server="one",state="#
     );
@@ -128,13 +127,11 @@ async fn every_address_of_a_name_is_an_endpoint() {
 
 #[tokio::test]
 async fn a_name_that_was_never_found_is_503_and_said_once() {
-    let gateway =
-        Gateway::start(&discovered("dns: http://no-such-host.invalid:80/mcp")).await;
+    let gateway = Gateway::start(&discovered("dns: http://no-such-host.invalid:80/mcp")).await;
     let answer = client::exchange(gateway.address, &Message::call(7, "echo").bytes()).await;
     assert_eq!((answer.status, answer.json()["id"].clone()), (503, json!(7)));
     let began = Instant::now();
-    let failing =
-        r#"toolgate_discovery_failing{server="one",source="no-such-host.invalid"} 1"#;
+    let failing = r#"toolgate_discovery_failing{server="one",source="no-such-host.invalid"} 1"#;
     // The machine's name servers, if it has any, may take their time.
     while !gateway.metrics().await.contains(failing) {
         assert!(began.elapsed() < Duration::from_secs(15), "{}", gateway.diagnostics());
