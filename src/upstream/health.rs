@@ -327,9 +327,91 @@ impl HealthCheck for Shared {
 
 #[cfg(test)]
 mod tests {
-    use super::wait;
-    use crate::config::Health;
+    use super::{Probing, wait};
+    use crate::config::{self, Health};
+    use crate::telemetry::Metrics;
+    use crate::upstream::{Fleet, State, now_ms};
+    use std::sync::Arc;
     use std::time::Duration;
+    use tokio::net::TcpListener;
+    use tokio::time::timeout;
+
+    fn configure(fleet: &Fleet, servers: &str) {
+        let yaml = format!(
+            "listen: 127.0.0.1:1\nservers: {{ other: {{ endpoints: [http://127.0.0.1:1/] }}{servers} }}\nroutes: [{{ path: /, server: other }}]\n"
+        );
+        let settings = config::parse(&yaml, "test", &|_| None).expect("good settings");
+        let pools = fleet.prepare(&settings.servers, now_ms());
+        fleet.install(&pools, now_ms());
+    }
+
+    fn states(fleet: &Fleet) -> Vec<State> {
+        let pool = fleet.pool("one").expect("the pool");
+        let members = pool.members();
+        members.endpoints().iter().map(|endpoint| pool.state(endpoint, now_ms())).collect()
+    }
+
+    async fn until(fleet: &Fleet, expected: &[State]) {
+        let reached = async {
+            while states(fleet) != expected {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let in_time = timeout(Duration::from_secs(20), reached).await;
+        assert!(in_time.is_ok(), "{:?} and not {expected:?}", states(fleet));
+    }
+
+    #[tokio::test]
+    async fn probes_follow_the_configuration_and_what_they_found_outlives_it() {
+        let well = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let (well, _listening) = (well.local_addr().expect("an address"), well);
+        let away = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let away = away.local_addr().expect("an address");
+        let one = |urls: &str, probe: &str, interval: &str| {
+            format!(
+                ", one: {{ endpoints: [{urls}], health: {{ probe: {probe}, interval: {interval}, unhealthy_after: 2 }} }}"
+            )
+        };
+        let both = format!("http://{well}/, http://{away}/");
+        let fleet = Fleet::new();
+        let mut probing = Probing::new(Arc::new(Metrics::new(1, 1)));
+        configure(&fleet, &one(&both, "tcp", "20ms"));
+        probing.follow(&fleet);
+        let found = [State::Serving, State::Unhealthy];
+        until(&fleet, &found).await;
+
+        // With such an interval no probe could find it out again.
+        configure(&fleet, &one(&both, "tcp", "1h"));
+        probing.follow(&fleet);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(states(&fleet), found, "a reload forgets nothing");
+
+        // What was away comes back, and the new interval is kept to at once.
+        let listening = TcpListener::bind(away).await.expect("the port");
+        configure(&fleet, &one(&both, "tcp", "20ms"));
+        probing.follow(&fleet);
+        until(&fleet, &[State::Serving, State::Serving]).await;
+        drop(listening);
+        until(&fleet, &found).await;
+
+        configure(&fleet, &one(&both, "off", "20ms"));
+        probing.follow(&fleet);
+        assert_eq!(states(&fleet), [State::Serving, State::Serving], "nobody says otherwise");
+
+        configure(&fleet, &one(&both, "tcp", "20ms"));
+        probing.follow(&fleet);
+        until(&fleet, &found).await;
+        configure(&fleet, &one(&format!("http://{well}/"), "tcp", "20ms"));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        configure(&fleet, &one(&both, "tcp", "20ms"));
+        until(&fleet, &found).await;
+
+        configure(&fleet, "");
+        probing.follow(&fleet);
+        assert!(probing.watches.is_empty());
+        let ended = timeout(Duration::from_secs(20), probing.stop()).await;
+        assert!(ended.is_ok());
+    }
 
     #[test]
     fn probes_are_spread_over_the_interval_and_end_in_it() {

@@ -81,7 +81,9 @@ impl Connectors {
         let reply = read(&mut exchange, &question.method).await?;
         if let HttpSession::H2(_) = exchange {
             // The connection stays for the next probe; a stream that goes on is reset.
-            exchange.shutdown().await;
+            if !exchange.response_done() {
+                exchange.shutdown().await;
+            }
             self.http.release_http_session(exchange, &*peer, peer.idle_timeout()).await;
         }
         Ok(reply)

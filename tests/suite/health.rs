@@ -2,6 +2,7 @@
 
 use crate::support::client;
 use crate::support::gateway::{Folder, Gateway, free_address};
+use crate::support::http2::{Http2Upstream, Reaction};
 use crate::support::message::Message;
 use crate::support::upstream::{
     Request, Step, Upstream, event, events_head, initialized, json_answer, mcp, plain, sections,
@@ -196,6 +197,49 @@ async fn a_probe_of_mcp_finds_the_manner_of_a_server_and_leaves_no_session() {
         let metrics = gateway.metrics().await;
         assert!(!metrics.contains("endpoint=\"http://"), "{what}: {metrics}");
         assert!(!gateway.diagnostics().contains("unhealthy"), "{what}: {}", gateway.diagnostics());
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_that_stops_ends_the_sessions_of_its_probes() {
+    let upstream = Upstream::start(legacy).await;
+    let http2 = Http2Upstream::start(|request| {
+        let id = &request.json()["id"];
+        let (status, session, body) = match request.method().as_str() {
+            "server/discover" => (400, "", String::new()),
+            "initialize" => (200, "old-session", initialized(id).to_string()),
+            _ => (200, "", json!({ "jsonrpc": "2.0", "id": id, "result": {} }).to_string()),
+        };
+        let mut fields = vec![("content-type", "application/json".to_owned())];
+        if !session.is_empty() {
+            fields.push(("mcp-session-id", session.to_owned()));
+        }
+        Reaction::Answer { status, fields, body: body.into_bytes() }
+    })
+    .await;
+    let probes = probing("mcp");
+    let sections = format!(
+        "servers: {{ one: {{ endpoints: [{}]{probes} }}, two: {{ endpoints: [{}], protocol: http2{probes} }} }}\nroutes: [{{ path: /mcp, server: one }}]\n",
+        upstream.url(),
+        http2.url()
+    );
+    let mut gateway = Gateway::start(&sections).await;
+    assert!(upstream.reached(6).await);
+    let passed = format!(
+        r#"toolgate_probes_total{{endpoint="{}",outcome="passed",server="two"}}"#,
+        http2.url()
+    );
+    gateway.metrics_with(&passed).await;
+    gateway.signal("TERM");
+    assert_eq!(gateway.ended().await, Some(0));
+    for (what, seen) in [("HTTP/1", upstream.take()), ("HTTP/2", http2.take())] {
+        let asked: Vec<_> =
+            seen.iter().map(|request| (request.verb.as_str(), request.method())).collect();
+        let count = |wanted: &str| asked.iter().filter(|(_, method)| method == wanted).count();
+        assert_eq!((count("server/discover"), count("initialize")), (1, 1), "{what}: {asked:?}");
+        let last = seen.last().expect("requests");
+        assert_eq!(last.verb, "DELETE", "{what}: {asked:?}");
+        assert_eq!(last.field("mcp-session-id"), Some("old-session"), "{what}");
     }
 }
 
