@@ -4,8 +4,8 @@ use crate::support::client::{self, Answer, Client};
 use crate::support::gateway::{Gateway, free_address};
 use crate::support::message::Message;
 use crate::support::upstream::{
-    Request, Step, Upstream, chunk, event, events_end, events_head, initialized, json_answer, mcp, plain,
-    result, sections,
+    Request, Step, Upstream, chunk, event, events_end, events_head, initialized, json_answer, mcp,
+    plain, result, sections,
 };
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -258,10 +258,7 @@ async fn a_stream_follows_its_session_and_forgets_old_events() {
         move |request: &Request| match request.verb.as_str() {
             "GET" => vec![
                 events_head(""),
-                chunk(&format!("id: {name}-1
-data: {{}}
-
-")),
+                chunk(&format!("id: {name}-1\ndata: {{}}\n\n")),
                 Step::Wait(Arc::clone(&close)),
                 Step::Close,
             ],

@@ -156,13 +156,6 @@ impl Gateway {
         self.folder.path()
     }
 
-    /// Sends this gateway a signal, for example `TERM`.
-    pub(crate) fn signal(&self, name: &str) {
-        let id = self.child.id().to_string();
-        let sent = Command::new("kill").args(["-s", name, &id]).status().expect("kill");
-        assert!(sent.success(), "{name} to {id}");
-    }
-
     /// A line of /proc/PID/status in KiB, such as `VmRSS` and `VmHWM`.
     pub(crate) fn memory_kib(&self, line: &str) -> u64 {
         let path = format!("/proc/{}/status", self.child.id());
