@@ -421,14 +421,21 @@ impl Housekeeping {
 impl BackgroundService for Housekeeping {
     async fn start(&self, mut shutdown: ShutdownWatch) {
         let mut upkeep = self.upkeep.lock().await;
+        let lifecycle = self.shared.lifecycle();
         while !*shutdown.borrow() {
+            let is_draining = lifecycle.is_draining();
+            if is_draining {
+                // The process waits until the sessions of probes are ended.
+                let _hold = lifecycle.hold();
+                upkeep.stop_probing().await;
+            }
             self.shared.sweep();
             upkeep.tick(self.shared.fleet());
             tokio::select! {
                 () = tokio::time::sleep(SWEEP_EVERY) => {}
+                () = lifecycle.draining(), if !is_draining => {}
                 changed = shutdown.changed() => if changed.is_err() { break },
             }
         }
-        upkeep.stop().await;
     }
 }

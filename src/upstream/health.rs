@@ -101,7 +101,7 @@ impl Probing {
     }
 
     /// Ends every probe, and the sessions that probes have opened.
-    pub async fn stop(&mut self) {
+    pub async fn stop(mut self) {
         self.watches.clear();
         while self.tasks.join_next().await.is_some() {}
     }
@@ -331,9 +331,11 @@ mod tests {
     use crate::config::{self, Health};
     use crate::telemetry::Metrics;
     use crate::upstream::{Fleet, State, now_ms};
+    use std::net::SocketAddr;
     use std::sync::Arc;
     use std::time::Duration;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpSocket};
+    use tokio::task::JoinSet;
     use tokio::time::timeout;
 
     fn configure(fleet: &Fleet, servers: &str) {
@@ -363,10 +365,14 @@ mod tests {
 
     #[tokio::test]
     async fn probes_follow_the_configuration_and_what_they_found_outlives_it() {
-        let well = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let (well, _listening) = (well.local_addr().expect("an address"), well);
-        let away = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let away = away.local_addr().expect("an address");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let well = listener.local_addr().expect("an address");
+        let mut accepting = JoinSet::new();
+        accepting.spawn(async move { while listener.accept().await.is_ok() {} });
+        // A port that is bound and not listened on refuses, and nobody else gets it.
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
+        let away = socket.local_addr().expect("an address");
         let one = |urls: &str, probe: &str, interval: &str| {
             format!(
                 ", one: {{ endpoints: [{urls}], health: {{ probe: {probe}, interval: {interval}, unhealthy_after: 2 }} }}"
@@ -387,7 +393,7 @@ mod tests {
         assert_eq!(states(&fleet), found, "a reload forgets nothing");
 
         // What was away comes back, and the new interval is kept to at once.
-        let listening = TcpListener::bind(away).await.expect("the port");
+        let listening = socket.listen(1024).expect("a listener");
         configure(&fleet, &one(&both, "tcp", "20ms"));
         probing.follow(&fleet);
         until(&fleet, &[State::Serving, State::Serving]).await;

@@ -9,7 +9,8 @@ use crate::telemetry::{EndpointShown, Metrics};
 /// The upkeep of a fleet.
 pub struct Upkeep {
     discovery: Discovery,
-    probing: Probing,
+    /// Absent once the process drains.
+    probing: Option<Probing>,
     metrics: Arc<Metrics>,
     /// By server and URL.
     shown: HashSet<(String, String)>,
@@ -21,7 +22,7 @@ impl Upkeep {
     pub fn new(fleet: &Fleet, metrics: &Arc<Metrics>) -> Self {
         let mut upkeep = Self {
             discovery: Discovery::new(Arc::clone(metrics)),
-            probing: Probing::new(Arc::clone(metrics)),
+            probing: Some(Probing::new(Arc::clone(metrics))),
             metrics: Arc::clone(metrics),
             shown: HashSet::new(),
         };
@@ -33,13 +34,17 @@ impl Upkeep {
     /// Does what is due. To be called each second, within a runtime.
     pub fn tick(&mut self, fleet: &Fleet) {
         self.discovery.tick(fleet, now_ms());
-        self.probing.follow(fleet);
+        if let Some(probing) = &mut self.probing {
+            probing.follow(fleet);
+        }
         self.show(fleet, now_ms());
     }
 
-    /// Ends what it has begun at servers.
-    pub async fn stop(&mut self) {
-        self.probing.stop().await;
+    /// Probes no more, and ends the sessions that probes have opened.
+    pub async fn stop_probing(&mut self) {
+        if let Some(probing) = self.probing.take() {
+            probing.stop().await;
+        }
     }
 
     fn show(&mut self, fleet: &Fleet, now_ms: u64) {

@@ -265,10 +265,11 @@ async fn a_probe_of_mcp_begins_anew_where_its_session_is_forgotten() {
 
 #[tokio::test]
 async fn whatever_a_probe_is_answered_with_the_gateway_lives() {
+    type Nonsense = fn(&[u8], &[u8], &str) -> Vec<Step>;
     let big = [b"{\"result\":\"".as_slice(), &vec![b'x'; 1 << 20], b"\"}"].concat();
     let deep = vec![b'['; 200_000];
     let json = "content-type: application/json\r\n";
-    let rows: [fn(&[u8], &[u8], &str) -> Vec<Step>; 9] = [
+    let rows: [Nonsense; 9] = [
         |_, _, _| vec![Step::Send(b"SSH-2.0-OpenSSH\r\n".to_vec()), Step::Close],
         |_, _, _| vec![Step::Close],
         |_, _, _| vec![Step::Wait(Arc::new(Semaphore::new(0)))],
