@@ -394,10 +394,17 @@ impl BackgroundService for SessionKeeping {
                 since_ms = now_ms;
             }
         };
+        let leaving = async {
+            self.0.lifecycle().draining().await;
+            // Streams look around, and see that they should end.
+            self.0.fleet().ring_all();
+            std::future::pending::<()>().await;
+        };
         tokio::select! {
             // It goes on while the process drains: sessions still move then.
             () = reaping => {}
             () = waking => {}
+            () = leaving => {}
             _ = shutdown.wait_for(|_| false) => {}
         }
     }

@@ -121,7 +121,7 @@ fn endpoint(member: &Member, state: &str, since: SystemTime, clock: &Clock) -> V
         "source": source.as_str(),
         "state": state,
         "since": rfc3339(since),
-        "sessions": endpoint.standing().sessions(),
+        "sessions": endpoint.standing().sessions_kept(clock.now_ms),
         "in_flight": endpoint.in_flight(),
         "lease_seconds_left": lease,
         "drain_deadline": deadline.map(|ms| rfc3339(clock.at(ms))),

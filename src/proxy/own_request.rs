@@ -52,9 +52,8 @@ impl Shared {
         endpoint: &Arc<Endpoint>,
         request: OwnRequest<'_>,
     ) -> Result<Said, Unsaid> {
-        let mut exchange = match self.connections.open(endpoint).await {
-            Ok(exchange) => exchange,
-            Err(_) => return Err(Unsaid::Unreachable),
+        let Ok(mut exchange) = self.connections.open(endpoint).await else {
+            return Err(Unsaid::Unreachable);
         };
         let asked = self.converse(endpoint, &mut exchange, &request);
         match timeout(pool.timeouts().first_byte, asked).await {

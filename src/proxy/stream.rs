@@ -65,21 +65,18 @@ impl Gateway {
             }
             if must_look && watch.is_between_events() {
                 must_look = false;
-                let heeded = Box::pin(self.heed(session, ctx, forward, &mut changes)).await;
-                let loss = match heeded {
-                    Heeded::Stay => None,
+                match Box::pin(self.heed(session, ctx, forward, &mut changes)).await {
+                    Heeded::Stay => {}
                     Heeded::End(last) => return last_words(session, last).await,
-                    Heeded::Leave(loss) => Some(loss),
-                };
-                if let Some(loss) = loss {
-                    drop(exchange.take());
-                    match Box::pin(self.follow(session, ctx, forward, loss)).await {
-                        Some((begun, first)) => {
-                            (exchange, in_flight) = (Some(begun.exchange), begun.in_flight);
-                            part = Some(first).filter(|first| !first.is_empty());
-                            continue;
-                        }
-                        None => return last_words(session, retry_hint()).await,
+                    Heeded::Leave(loss) => {
+                        drop(exchange.take());
+                        let followed = Box::pin(self.follow(session, ctx, forward, loss)).await;
+                        let Some((begun, first)) = followed else {
+                            return last_words(session, retry_hint()).await;
+                        };
+                        (exchange, in_flight) = (Some(begun.exchange), begun.in_flight);
+                        part = Some(first).filter(|first| !first.is_empty());
+                        continue;
                     }
                 }
             }
@@ -87,7 +84,6 @@ impl Gateway {
                 drop(in_flight);
                 return last_words(session, Vec::new()).await;
             };
-            let began = Instant::now();
             let wait = async {
                 tokio::select! {
                     biased;
@@ -96,6 +92,7 @@ impl Gateway {
                 }
             };
             let limit = forward.pool.timeouts().stream_idle;
+            let began = Instant::now();
             let heard = while_client_waits(session, forward, limit, wait).await;
             ctx.record.waited += began.elapsed();
             match heard {
@@ -109,15 +106,12 @@ impl Gateway {
                 Ok(Heard::Bell) => must_look = true,
                 Err(interrupted) => {
                     drop(exchange.take());
-                    let is_legacy = forward.held().is_some() && watch.is_between_events();
-                    if is_legacy
-                        && matches!(interrupted, Interrupted::Broken(_))
-                        && Box::pin(self.is_dead(ctx, forward)).await
-                    {
-                        must_look = true;
-                        continue;
+                    let may_follow =
+                        watch.is_between_events() && matches!(interrupted, Interrupted::Broken(_));
+                    must_look = may_follow && Box::pin(self.is_dead(ctx, forward)).await;
+                    if !must_look {
+                        return self.interrupted(session, ctx, forward, &watch, interrupted).await;
                     }
-                    return self.interrupted(session, ctx, forward, &watch, interrupted).await;
                 }
             }
         }
@@ -180,7 +174,10 @@ impl Gateway {
     /// Whether the endpoint of a broken stream takes no connections any more. If it does, the stream
     /// ends instead: its client resumes by `Last-Event-ID` and misses nothing.
     async fn is_dead(&self, ctx: &Context, forward: &Forward) -> bool {
-        let Some(endpoint) = &ctx.record.endpoint else { return false };
+        let Some(endpoint) = ctx.record.endpoint.as_ref().filter(|_| forward.held().is_some())
+        else {
+            return false;
+        };
         match self.connections.open_fresh(endpoint).await {
             Ok(_) => false,
             Err(reason) => {

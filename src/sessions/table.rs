@@ -261,8 +261,10 @@ impl Table {
 
     /// The client ended its session: its id opens nothing any more.
     pub fn ended(&self, key: SessionKey) {
-        if let Some(entry) = self.entries.pin().get(&key) {
-            entry.stage.store(ENDED, Ordering::Relaxed);
+        if let Some(entry) = self.entries.pin().get(&key)
+            && entry.stage.swap(ENDED, Ordering::Relaxed) != ENDED
+        {
+            entry.endpoint.standing().session_left();
         }
     }
 
@@ -396,7 +398,7 @@ impl Table {
 
     fn change(&self, key: SessionKey, change: impl Fn(&Entry) -> Option<Entry>) {
         let pinned = self.entries.pin();
-        let Some(entry) = pinned.get(&key) else { return };
+        let Some(entry) = pinned.get(&key).filter(|entry| !entry.is_over()) else { return };
         let Some(changed) = change(entry) else { return };
         self.units.fetch_add(changed.units(), Ordering::Relaxed);
         changed.endpoint.standing().session_came();
@@ -407,7 +409,9 @@ impl Table {
 
     fn left(&self, entry: &Entry) {
         self.units.fetch_sub(entry.units(), Ordering::Relaxed);
-        entry.endpoint.standing().session_left();
+        if !entry.is_over() {
+            entry.endpoint.standing().session_left();
+        }
     }
 }
 
@@ -494,6 +498,7 @@ mod tests {
         let sessions = |at: usize| endpoints[at].standing().sessions();
         assert_eq!((sessions(0), sessions(1)), (0, 1));
         table.ended(key(1));
+        assert_eq!(sessions(1), 0, "it is kept only to be refused");
         assert!(matches!(table.used(key(1), 1000, 1004, RULES), Seen::Over));
         assert!(table.sweep(1200, RULES, 10).is_empty(), "its client ended it");
         assert_eq!((table.len(), sessions(1)), (0, 0));

@@ -338,7 +338,8 @@ pub(super) mod tests {
 
     #[tokio::test]
     async fn answers_are_sorted_and_keep_their_ttl_within_bounds() {
-        let rows: [(Says, Result<(&[&str], u64), ()>); 8] = [
+        type Row<'r> = (Says, Result<(&'r [&'r str], u64), ()>);
+        let rows: [Row<'_>; 8] = [
             (
                 Says::Addresses(vec!["10.0.0.2", "10.0.0.1", "10.0.0.2"], 30),
                 Ok((&["10.0.0.1", "10.0.0.2"], 30)),

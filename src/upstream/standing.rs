@@ -138,6 +138,12 @@ impl Standing {
         self.sessions.load(Ordering::Relaxed)
     }
 
+    /// Sessions that stay there: none of those of an endpoint that is drained to its deadline, which
+    /// move when they are used next.
+    pub fn sessions_kept(&self, now: u64) -> usize {
+        if self.is_lost(now) { 0 } else { self.sessions() }
+    }
+
     /// One more session lives there.
     pub fn session_came(&self) {
         self.sessions.fetch_add(1, Ordering::Relaxed);

@@ -57,7 +57,7 @@ impl Upkeep {
                     server,
                     endpoint: url,
                     state: pool.state(endpoint, now_ms).as_str(),
-                    sessions: endpoint.standing().sessions(),
+                    sessions: endpoint.standing().sessions_kept(now_ms),
                     in_flight: endpoint.in_flight(),
                 };
                 self.metrics.endpoints.show(&endpoint, states());

@@ -40,6 +40,12 @@ impl Pair {
     }
 }
 
+/// Kills a server, and waits until the gateway can know that its connections are gone.
+async fn kill(server: Upstream) {
+    drop(server);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+}
+
 fn methods(seen: &[Request]) -> Vec<String> {
     let name = |request: &Request| match request.method() {
         method if method.is_empty() => request.verb.clone(),
@@ -64,7 +70,7 @@ async fn a_session_of_a_dead_endpoint_is_opened_again_elsewhere() {
         assert_eq!(pair.ask(&held(Message::legacy(3, method, &params))).await.status, 200);
     }
     let Pair { gateway, home, other, session } = pair;
-    drop(home);
+    kill(home).await;
     let call = Message::legacy_call(7, "echo", &session)
         .field("mcp-protocol-version", "2025-11-25")
         .field("x-of-client", "1");
@@ -105,7 +111,7 @@ async fn a_session_of_a_dead_endpoint_is_opened_again_elsewhere() {
 #[tokio::test]
 async fn many_requests_at_once_start_one_new_session() {
     let Pair { gateway, home, other, session } = Pair::new("").await;
-    drop(home);
+    kill(home).await;
     let mut calls = JoinSet::new();
     for id in 0..40 {
         let call = Message::legacy_call(id, "echo", &session).bytes();
@@ -175,7 +181,7 @@ async fn a_server_that_forgot_the_session_gets_a_new_one_and_runs_the_call_once(
 #[tokio::test]
 async fn where_state_cannot_be_rebuilt_the_client_is_told() {
     let Forgetful { upstream, forget, ran } = forgetful().await;
-    let strict = "on_endpoint_loss: not_found";
+    let strict = ", on_endpoint_loss: not_found";
     let gateway = Gateway::start(&sections(&[upstream.url()], strict)).await;
     let opened = client::exchange(gateway.address, &Message::initialize().bytes()).await;
     let call = Message::legacy_call(5, "echo", &opened.session()).bytes();
@@ -185,7 +191,7 @@ async fn where_state_cannot_be_rebuilt_the_client_is_told() {
     assert_eq!(ran.load(Ordering::Relaxed), 0);
     // And the same when the endpoint is dead.
     let Pair { gateway, home, other, session } = Pair::new(strict).await;
-    drop(home);
+    kill(home).await;
     let call = Message::legacy_call(9, "echo", &session).bytes();
     let answer = client::exchange(gateway.address, &call).await;
     assert_eq!((answer.status, answer.code(), answer.json()["id"].clone()), (404, 404, json!(9)));
@@ -245,7 +251,7 @@ async fn a_server_that_takes_the_session_in_another_revision_only_does_not_get_i
         session = opened.session();
     }
     old.take();
-    drop(new);
+    kill(new).await;
     let call = Message::legacy_call(6, "echo", &session).bytes();
     let answer = client::exchange(gateway.address, &call).await;
     assert_eq!((answer.status, answer.json()["id"].clone()), (502, json!(6)), "{}", answer.text());
@@ -324,7 +330,7 @@ async fn an_endpoint_that_hangs_is_ejected_and_its_sessions_move() {
         false => mcp("a", request),
     };
     let (a, b) = (Upstream::start(script).await, Upstream::mcp("b").await);
-    let more = "timeouts: { first_byte: 300ms }, ejection: { consecutive_failures: 3 }";
+    let more = ", timeouts: { first_byte: 300ms }, ejection: { consecutive_failures: 3 }";
     let gateway = Gateway::start(&sections(&[a.url(), b.url()], more)).await;
     let mut session = String::new();
     while a.take().is_empty() {
@@ -388,7 +394,7 @@ async fn a_full_endpoint_lets_some_wait_and_refuses_the_rest() {
     };
     drop(go);
     let upstream = Upstream::start(script).await;
-    let more = "breaker: { in_flight_max: 2, pending_max: 3 }";
+    let more = ", breaker: { in_flight_max: 2, pending_max: 3 }";
     let gateway = Gateway::start(&sections(&[upstream.url()], more)).await;
     let mut calls = JoinSet::new();
     for id in 0..5 {
@@ -445,7 +451,7 @@ async fn what_answers_garbage_to_a_move_does_not_get_the_session() {
         }
         armed.store(true, Ordering::Relaxed);
         b.take();
-        drop(a);
+        kill(a).await;
         let call = Message::legacy_call(6, "echo", &session).bytes();
         let answer = client::exchange(gateway.address, &call).await;
         assert_eq!((answer.status, answer.json()["id"].clone()), (502, json!(6)), "{what}");
