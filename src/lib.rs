@@ -42,20 +42,26 @@
 //!                           check_media          Content-Type and Accept                     415 406
 //!                           body::read           the whole body, up to the route's limit     413 408
 //!                           peek, Call::read     one strict message, headers agree       400 404
-//!                           open | anywhere      the endpoint of its session, or where its hash
-//!                                                key or the load leads                       404 400
+//!                           open, locate         the session, and where it lives now         404 400
+//!                           | anywhere           or where its hash key or the load leads
 //!                           -> Plan::Forward | Plan::Preflight
 //! proxy_upstream_filter   carries the plan out, by (a stream over HTTP/1 first leaves Pingora's request,
 //!                         `parked`, and is driven by the loop of its connection in `edge`)
 //!   pump                    connects, sends, waits for the head of the answer        502 503 504
-//!     upstream_peer           the endpoint; another one while nothing was sent
+//!     upstream_peer           the endpoint; another one while nothing was sent; its breaker
+//!     moving                  a session whose endpoint is lost is opened again on another one
+//!       own_request             requests of the gateway's own: to open a session, or to end it
+//!     endpoint_outcome        what an exchange says of its endpoint, which may be ejected
 //!     exchange, http1, idle   the connection to it, over either version of HTTP, new or kept
 //!     upstream_request_filter the client's head, less its credentials, with the server's session id
 //!   deliver                 passes the answer on, part by part
+//!     stream                  a stream follows its session, tells of changes, ends cleanly
 //!     response_filter         the head as the client sees it, with the session id sealed
 //!     response_body_filter    parts pass untouched; whether the answer is an error is noted
 //! logging                 on every exit: metrics, and one line
 //! ```
+//!
+//! `reaping` runs beside: it ends sessions at their servers that nobody will use again.
 //!
 //! GET (the stream of a legacy session) and DELETE (its end) have no body and skip its steps. A
 //! refusal anywhere becomes an answer in `answer`, by the one table in `refusal`.
@@ -74,6 +80,15 @@
 //! some requests there would be two lives of a request; with it for all there is one, and
 //! `loadtest/compare` shows that it costs less. Pingora still gives the process, the listeners, TLS,
 //! HTTP/1 and HTTP/2 towards clients, the connectors towards servers, and the phases' names.
+//!
+//! # What outlives a configuration
+//!
+//! A snapshot is immutable, but its pools are views of what lives longer: [`upstream::Fleet`] keeps
+//! for every server who its endpoints are now (configured, discovered, registered) and for every
+//! endpoint its [`upstream::Standing`] (health, ejection, drain, load). A reload makes new pools over
+//! the same standings. [`sessions::Table`] keeps what cannot be in a session id because it comes
+//! later: the last use, and where the session moved. It is bounded and may be lost: the id is enough
+//! to serve a session.
 //!
 //! # Modules
 //!
