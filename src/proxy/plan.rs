@@ -74,9 +74,13 @@ impl Held {
         Self { state, endpoint, moved: None }
     }
 
-    /// A session that moved.
-    pub(super) fn moved(state: SessionState, to: Place) -> Self {
-        Self { state, endpoint: Some(to.endpoint), moved: Some(to.upstream_id) }
+    /// A session that moved, to this endpoint if it is still part of the pool.
+    pub(super) fn moved(
+        state: SessionState,
+        endpoint: Option<Arc<Endpoint>>,
+        upstream_id: Option<Vec<u8>>,
+    ) -> Self {
+        Self { state, endpoint, moved: Some(upstream_id) }
     }
 
     /// The session moves now.

@@ -290,9 +290,9 @@ fn locate(state: SessionState, now: u32, route: &Route, ctx: &Context) -> Result
     match sessions.used(state.key, state.made_at, now, rules) {
         Seen::Over => Err(Reason::SessionUnknown.into()),
         Seen::Moved(place) => {
-            // After a reload the pool has another object for the same endpoint.
-            let endpoint = pool.by_id(place.endpoint.id()).unwrap_or(place.endpoint);
-            Ok(Held::moved(state, Place { endpoint, upstream_id: place.upstream_id }))
+            // The endpoint that the route leads to now: after a reload it may be another server.
+            let endpoint = pool.by_id(place.endpoint.id());
+            Ok(Held::moved(state, endpoint, place.upstream_id))
         }
         Seen::AtHome => {
             let endpoint = pool.by_id(state.endpoint);

@@ -129,13 +129,17 @@ impl Gateway {
             tokio::time::sleep(Duration::from_millis(fastrand::u64(..SPREAD_MS))).await;
             return Heeded::End(farewell(forward));
         }
+        let leads_elsewhere = self.leads_elsewhere(ctx, forward);
         let now = forward.pool.changes();
-        if now != *changes {
+        if now != *changes || leads_elsewhere {
             *changes = now;
             let news = mcp::list_changed(forward.shape.era, &forward.body);
             if session.write_response_body(Bytes::from(events(&news)), false).await.is_err() {
                 return Heeded::End(Vec::new());
             }
+        }
+        if leads_elsewhere {
+            return Heeded::End(farewell(forward));
         }
         let moves = forward.pool.settings().on_endpoint_loss == OnEndpointLoss::Move;
         let loss = match (forward.held(), &ctx.record.endpoint) {
@@ -152,6 +156,15 @@ impl Gateway {
             // A modern client listens again, a legacy one is told where its session went.
             Some(_) => Heeded::End(farewell(forward)),
         }
+    }
+
+    /// Whether the stream's route leads to another server in the configuration in force, or nowhere:
+    /// then the stream ends, and its client comes back to where the route leads now.
+    fn leads_elsewhere(&self, ctx: &Context, forward: &Forward) -> bool {
+        let Some(route) = &ctx.record.route else { return false };
+        let snapshot = self.snapshot();
+        let current = snapshot.routes.find(&route.path);
+        current.is_none_or(|current| current.target.name() != forward.pool.name())
     }
 
     /// Follows the session to where it lives now, and listens there.

@@ -4,12 +4,14 @@ use crate::support::client::{self, Client};
 use crate::support::gateway::{Folder, Gateway, free_address};
 use crate::support::message::Message;
 use crate::support::operator::{self, Operator};
-use crate::support::upstream::Upstream;
+use crate::support::upstream::{Request, Step, Upstream, event, events_head, mcp};
 use serde_json::json;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::sync::Semaphore;
 
 /// A configuration that includes a file, which holds all servers and routes.
 struct Live {
@@ -212,4 +214,47 @@ async fn calls_do_not_fail_while_the_configuration_changes() {
         assert_eq!(reload.status, 200, "{}", reload.text());
     }
     assert!(answered.iter().all(|count| *count > 20), "{answered:?}");
+}
+
+#[tokio::test]
+async fn open_streams_are_told_and_end_when_their_route_leads_elsewhere() {
+    let listening = |request: &Request| match request.method().as_str() {
+        "subscriptions/listen" => {
+            vec![events_head(""), event("{}"), Step::Wait(Arc::new(Semaphore::new(0)))]
+        }
+        _ => mcp("a", request),
+    };
+    let (a, b) = (Upstream::start(listening).await, Upstream::mcp("b").await);
+    let sections = |server: &str| {
+        let (a, b) = (a.url(), b.url());
+        format!(
+            "servers: {{ a: {{ endpoints: [{a}] }}, b: {{ endpoints: [{b}] }} }}\nroutes: [{{ path: /mcp, server: {server} }}]\n"
+        )
+    };
+    let live = Live::start(&sections("a"), "").await;
+    let address = live.gateway.address;
+    let session = client::exchange(address, &Message::initialize().bytes()).await.session();
+    let mut legacy = Client::connect(address).await;
+    legacy.send(&Message::stream(&session).bytes()).await;
+    legacy.body_after_head("data: {}\n\n").await;
+    let asked = json!({ "notifications": { "toolsListChanged": true } });
+    let mut modern = Client::connect(address).await;
+    modern.send(&Message::modern("L", "subscriptions/listen", asked).bytes()).await;
+    modern.body_after_head("data: {}\n\n").await;
+    live.write(&sections("b"));
+    live.gateway.signal("HUP");
+    let told = legacy.body_with("retry: ").await;
+    for list in ["tools", "prompts", "resources"] {
+        assert!(told.contains(&format!("notifications/{list}/list_changed")), "{told}");
+    }
+    assert!(legacy.part().await.is_none() && legacy.body_is_whole());
+    let told = modern.body_with(r#""resultType":"complete""#).await;
+    assert!(told.contains("notifications/tools/list_changed"), "{told}");
+    assert!(!told.contains("notifications/prompts/list_changed"), "{told}");
+    assert!(told.contains(r#""id":"L""#) && told.contains(r#"subscriptionId":"L""#), "{told}");
+    assert!(modern.part().await.is_none() && modern.body_is_whole());
+    // The session goes where its route leads now.
+    let call = Message::legacy_call(3, "echo", &session).bytes();
+    let answer = client::exchange(address, &call).await;
+    assert_eq!(answer.json()["result"]["content"][0]["text"], "b", "{}", answer.text());
 }
