@@ -13,7 +13,7 @@ use toolgate::jsonrpc::peek;
 use toolgate::mcp::{Call, Claims, Revision};
 use toolgate::sessions::{Binding, NewSession, Place, Rules, Seal, Seen, Table, View, seconds};
 use toolgate::telemetry::{Format, Labels, Line, Metrics, Outcome, RequestLog};
-use toolgate::upstream::{Fleet, Load, Wanted, now_ms};
+use toolgate::upstream::{Fleet, Load, Otherwise, Wanted, now_ms};
 
 const CALL: &[u8] = br#"{"jsonrpc":"2.0","id":1234,"method":"tools/call","params":{"name":"search","arguments":{"query":"the quick brown fox jumps over the lazy dog","limit":10},"_meta":{"progressToken":"p-1234"}}}"#;
 /// What a client of ordinary length says in `initialize`.
@@ -112,7 +112,8 @@ fn request_path(c: &mut Criterion) {
     };
     let place = || {
         let key = black_box(b"0123456789abcdef");
-        let wanted = Wanted { key, random: 7, tried: &[], load: Load::Calls, now_ms: now_ms() };
+        let (load, otherwise) = (Load::Calls, Otherwise::Trust);
+        let wanted = Wanted { key, random: 7, tried: &[], load, otherwise, now_ms: now_ms() };
         pool.choose(&wanted).expect("an endpoint")
     };
     let count = || metrics.count(black_box(labels()), Outcome::Ok, 0.001, true);

@@ -16,5 +16,5 @@ pub use headers::{
 };
 pub use method::{Class, RoutingKey, well_known};
 pub use revision::{Era, Revision};
-pub use session::{list_changed, listening_over, log_level, params_of};
+pub use session::{error_code, list_changed, listening_over, log_level, params_of};
 pub use violation::{HEADER_MISMATCH, Violation};

@@ -26,6 +26,16 @@ struct Opening<'a> {
 }
 
 #[derive(Deserialize)]
+struct Failure {
+    error: ErrorCode,
+}
+
+#[derive(Deserialize)]
+struct ErrorCode {
+    code: i32,
+}
+
+#[derive(Deserialize)]
 struct SetLevel {
     params: Level,
 }
@@ -52,6 +62,11 @@ struct ListenParams {
 pub fn params_of(message: &[u8]) -> Option<&[u8]> {
     let opening: Opening<'_> = serde_json::from_slice(message).ok()?;
     Some(opening.params.get().as_bytes())
+}
+
+/// The code of a JSON-RPC error; `None` if the message is none.
+pub fn error_code(message: &[u8]) -> Option<i32> {
+    serde_json::from_slice::<Failure>(message).ok().map(|failure| failure.error.code)
 }
 
 /// The level that a `logging/setLevel` sets.
@@ -84,7 +99,7 @@ pub fn listening_over(id: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{list_changed, listening_over, log_level, params_of};
+    use super::{error_code, list_changed, listening_over, log_level, params_of};
     use crate::mcp::Era;
 
     #[test]
@@ -100,6 +115,16 @@ mod tests {
         let message = br#"{"method":"logging/setLevel","params":{"level":"warning"}}"#;
         assert_eq!(log_level(message).as_deref(), Some("warning"));
         assert_eq!(log_level(b"{}"), None);
+    }
+
+    #[test]
+    fn the_code_of_an_error_is_read() {
+        let unknown = br#"{"jsonrpc":"2.0","id":1,"error":{"code":-32601,"message":"no"}}"#;
+        assert_eq!(error_code(unknown), Some(-32601));
+        assert_eq!(
+            (error_code(br#"{"id":1,"result":{}}"#), error_code(b"not found")),
+            (None, None)
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Passes an answer on to the client, part by part as it comes, and ends it as well as it can.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use pingora::protocols::http::ServerSession;
@@ -23,6 +23,9 @@ use crate::upstream::SessionHabit;
 /// The answer to `initialize` is held until it is understood, up to this size.
 const HELD_BYTES_MAX: usize = 64 * 1024;
 
+/// For this long a request counts as a use of its session; after that, each part of its answer does.
+const NOTED_FOR: Duration = Duration::from_secs(1);
+
 /// The body of an answer on its way.
 pub(super) struct Body {
     /// What is here of it.
@@ -42,10 +45,7 @@ impl Gateway {
         forward: &mut Forward,
         begun: Begun,
     ) -> End {
-        let Begun { mut exchange, mut head, in_flight } = begun;
-        let Ok(Arrived { part, whole }) = exchange.arrived() else {
-            return End::Refused(Reason::EndpointBroken.into());
-        };
+        let Begun { mut exchange, mut head, arrived: Arrived { part, whole }, in_flight } = begun;
         if whole {
             // Many a short answer is sent as a stream. Here as a whole, it goes on with its length:
             // one write instead of three.
@@ -127,7 +127,7 @@ impl Gateway {
                 }
             };
             watch.saw(&part);
-            note_event_ids(ctx, forward, &part);
+            note_use(ctx, forward, &part);
             ctx.record.bytes_out += part.len() as u64;
             let began = Instant::now();
             let written = session.write_response_body(part, false).await;
@@ -138,6 +138,9 @@ impl Gateway {
             }
         }
         ctx.record.answered_without_error = watch.answered_without_error();
+        if let (Some(endpoint), true) = (&ctx.record.endpoint, watch.is_event_stream()) {
+            self.endpoint_answered(&forward.pool, endpoint, ctx.record.status);
+        }
         match session.write_response_body(Bytes::new(), true).await {
             Ok(()) => End::Complete,
             Err(_) => End::Cut,
@@ -228,14 +231,15 @@ impl Gateway {
     /// set and will want again where it moves to.
     fn remember(&self, ctx: &Context, forward: &Forward) {
         let Some(held) = forward.held() else { return };
-        let (sessions, key) = (&ctx.snapshot.sessions, held.key());
+        let (sessions, rules, key) =
+            (&ctx.snapshot.sessions, ctx.snapshot.session_rules, held.key());
         if forward.shape.exchange == Purpose::EndsSession {
             return sessions.ended(key);
         }
         let subscription = match &*ctx.record.method {
             "logging/setLevel" => {
                 if let Some(level) = mcp::log_level(&forward.body) {
-                    sessions.note_level(key, &level);
+                    sessions.note_level(key, &level, rules);
                 }
                 return;
             }
@@ -244,7 +248,7 @@ impl Gateway {
             _ => return,
         };
         if let Some(uri) = ctx.record.target.as_deref() {
-            sessions.note_subscription(key, uri, subscription);
+            sessions.note_subscription(key, uri, subscription, rules);
         }
     }
 
@@ -304,7 +308,7 @@ impl Gateway {
         ctx.record.outcome = Some(Outcome::Failed);
         ctx.record.reason = Some(reason);
         if let Some(endpoint) = &ctx.record.endpoint {
-            self.metrics.upstream_failed(forward.pool.name(), endpoint.url(), reason);
+            self.endpoint_failed(&forward.pool, endpoint, reason);
         }
         if !watch.is_between_events() {
             return End::Cut;
@@ -341,12 +345,16 @@ impl Gateway {
     }
 }
 
-/// Notes that events of the endpoint where a session moved to have reached the client: from then on
-/// it is them that a `Last-Event-ID` speaks of.
-pub(super) fn note_event_ids(ctx: &Context, forward: &Forward, part: &[u8]) {
-    if let Some(held) = forward.held().filter(|held| held.is_away())
-        && (part.starts_with(b"id:") || memchr::memmem::find(part, b"\nid:").is_some())
-    {
+/// Notes that the session is in use, and that events of the endpoint where it moved to have reached
+/// the client: from then on it is them that a `Last-Event-ID` speaks of.
+pub(super) fn note_use(ctx: &Context, forward: &Forward, part: &[u8]) {
+    let Some(held) = forward.held() else { return };
+    // Most answers are one part, and their session was noted when they were asked for.
+    if ctx.started.elapsed() > NOTED_FOR {
+        ctx.snapshot.sessions.touch(held.key(), seconds(SystemTime::now()));
+    }
+    let has_id = || part.starts_with(b"id:") || memchr::memmem::find(part, b"\nid:").is_some();
+    if held.is_away() && has_id() {
         ctx.snapshot.sessions.spoke(held.key());
     }
 }

@@ -115,13 +115,6 @@ impl Connections {
         }
     }
 
-    /// Takes back the connection if the whole answer came with its head, whatever it says.
-    pub(super) async fn close_if_whole(&self, mut exchange: Exchange) {
-        if matches!(exchange.arrived(), Ok(Arrived { whole: true, .. })) {
-            self.close(exchange).await;
-        }
-    }
-
     /// Closes connections that nobody has used for a while.
     pub(super) fn sweep(&self) {
         self.idle.sweep();

@@ -7,12 +7,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
+use pingora::time::timeout;
 use serde_json::json;
 use serde_json::value::RawValue;
 
@@ -22,9 +23,9 @@ use super::own_request::{OwnRequest, Said, Unsaid, message_head};
 use super::plan::{Exchange, Forward, Held, Placement};
 use crate::config::OnEndpointLoss;
 use crate::mcp::{Answer, Revision};
-use crate::sessions::{Abandoned, Place, Restore, SessionKey, seconds};
+use crate::sessions::{Abandoned, Place, Restore, SessionKey, View, seconds};
 use crate::telemetry::Reason;
-use crate::upstream::{Endpoint, Load, Loss, Pool, Wanted, now_ms};
+use crate::upstream::{Endpoint, Load, Loss, Otherwise, Pool, Wanted, now_ms};
 
 /// The sessions that move now, each with a turn to wait for.
 #[derive(Default)]
@@ -33,15 +34,26 @@ pub(super) struct Moves {
 }
 
 impl Moves {
-    fn turn(&self, key: SessionKey) -> Arc<tokio::sync::Mutex<()>> {
-        Arc::clone(self.turns.lock().entry(key).or_default())
+    fn turn(&self, key: SessionKey) -> Turn<'_> {
+        let queue = Arc::clone(self.turns.lock().entry(key).or_default());
+        Turn { moves: self, key, queue: Some(queue) }
     }
+}
 
-    /// Forgets the turn of a session that nobody waits for.
-    fn over(&self, key: SessionKey) {
-        let mut turns = self.turns.lock();
-        if turns.get(&key).is_some_and(|turn| Arc::strong_count(turn) <= 2) {
-            turns.remove(&key);
+/// One request's place in the queue of its session. Dropped, it forgets a queue that is empty.
+struct Turn<'m> {
+    moves: &'m Moves,
+    key: SessionKey,
+    queue: Option<Arc<tokio::sync::Mutex<()>>>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        let mut turns = self.moves.turns.lock();
+        // Given up under the lock, so that the last one to leave sees that it is the last.
+        drop(self.queue.take());
+        if turns.get(&self.key).is_some_and(|queue| Arc::strong_count(queue) == 1) {
+            turns.remove(&self.key);
         }
     }
 }
@@ -71,8 +83,9 @@ impl Gateway {
         let exchange = forward.shape.exchange;
         let Placement::Held(held) = &mut forward.placement else { return Err(Reason::Internal) };
         if exchange == Exchange::EndsSession {
-            // It ended with its endpoint.
+            // It ends with its endpoint, where it may still be.
             ctx.snapshot.sessions.ended(held.key());
+            self.leave_behind(ctx, &forward.pool, held);
             return Err(Reason::SessionUnknown);
         }
         if forward.pool.settings().on_endpoint_loss == OnEndpointLoss::NotFound {
@@ -82,17 +95,49 @@ impl Gateway {
                 _ => Err(Reason::SessionUnknown),
             };
         }
-        let key = held.key();
-        let turn = self.moves.turn(key);
-        let moved = {
-            let _turn = turn.lock().await;
-            self.move_in_turn(session, ctx, &forward.pool, held, loss).await
+        let turn = self.moves.turn(held.key());
+        let pool = &forward.pool;
+        let moving = async {
+            let _turn = match &turn.queue {
+                Some(queue) => Some(queue.lock().await),
+                None => None,
+            };
+            self.move_in_turn(session, ctx, pool, held, loss).await
         };
-        self.moves.over(key);
-        moved?;
+        // A client waits no longer for a move than for an answer.
+        timeout(pool.timeouts().first_byte, moving)
+            .await
+            .map_err(|_| Reason::EndpointTimeout)??;
+        drop(turn);
         // Events of the old endpoint mean nothing to the new one.
         session.req_header_mut().remove_header("last-event-id");
         Ok(())
+    }
+
+    /// Whether the server has really forgotten the session. A server without GET streams may answer
+    /// GET with 404 as well, so there a `ping` in the session has to say the same.
+    pub(super) async fn has_forgotten(
+        &self,
+        session: &ServerSession,
+        ctx: &Context,
+        forward: &Forward,
+        endpoint: &Arc<Endpoint>,
+    ) -> bool {
+        if forward.shape.exchange != Exchange::Stream {
+            return true;
+        }
+        let revision = forward.held().and_then(|held| held.state.revision);
+        let Ok(head) = message_head(session.req_header(), revision) else { return false };
+        let ping = json!({ "jsonrpc": "2.0", "id": "toolgate-3", "method": "ping" });
+        let request = OwnRequest {
+            head: &head,
+            session: forward.upstream_session(),
+            request_id: ctx.request_id(),
+            client_address: ctx.record.client,
+            body: Bytes::from(ping.to_string()),
+        };
+        let said = self.ask_endpoint(&forward.pool, endpoint, request).await;
+        said.is_ok_and(|said| said.head.status == 404)
     }
 
     async fn move_in_turn(
@@ -104,11 +149,18 @@ impl Gateway {
         loss: Loss,
     ) -> Result<(), Reason> {
         let (sessions, rules) = (Arc::clone(&ctx.snapshot.sessions), ctx.snapshot.session_rules);
+        if sessions.is_over(held.key()) {
+            return Err(Reason::SessionUnknown);
+        }
+        // Only to where the route leads now: a reload may have led it to another server.
         if let Some(place) = sessions.whereabouts(held.key())
-            && !held.lives_at(&place)
+            && let Some(endpoint) = pool.by_id(place.endpoint.id())
         {
-            held.move_to(place);
-            return Ok(());
+            let place = Place { endpoint, ..place };
+            if !held.lives_at(&place) {
+                held.move_to(place);
+                return Ok(());
+            }
         }
         let restore = sessions.restore(held.key());
         let opening = match (held.state.opening(), &restore.opening) {
@@ -132,15 +184,22 @@ impl Gateway {
             "session moved"
         );
         ctx.record.moved = Some(loss);
-        if let (Loss::Drained | Loss::Ejected | Loss::Gone, Some(endpoint)) = (loss, &held.endpoint)
-        {
-            // The old endpoint may be well, and need not keep what nobody will use.
-            let upstream_id = held.upstream_id().map(<[u8]>::to_vec);
-            let place = Place { endpoint: Arc::clone(endpoint), upstream_id };
-            self.reaper.add(Abandoned { place, revision });
+        if matches!(loss, Loss::Drained | Loss::Ejected | Loss::Gone) {
+            self.leave_behind(ctx, pool, held);
         }
         held.move_to(place);
         Ok(())
+    }
+
+    /// The old endpoint may be well, and need not keep what nobody will use. Calls that still run
+    /// there get the time they may take; and another gateway may be of another opinion.
+    fn leave_behind(&self, ctx: &Context, pool: &Pool, held: &Held) {
+        if let (View::Whole, Some(endpoint)) = (ctx.snapshot.session_rules.view, &held.endpoint) {
+            let upstream_id = held.upstream_id().map(<[u8]>::to_vec);
+            let place = Place { endpoint: Arc::clone(endpoint), upstream_id };
+            let due = Instant::now() + pool.timeouts().total;
+            self.reaper.add(Abandoned { place, revision: held.state.revision }, due);
+        }
     }
 
     /// Opens the session on the first endpoint that takes it.
@@ -161,6 +220,7 @@ impl Gateway {
                 random: fastrand::u64(..),
                 tried: &tried,
                 load: Load::Sessions,
+                otherwise: Otherwise::Trust,
                 now_ms: now_ms(),
             };
             let Some(endpoint) = pool.choose(&wanted) else { break };
@@ -172,6 +232,8 @@ impl Gateway {
                 Err(Unsaid::Broken) => {
                     self.endpoint_failed(pool, &endpoint, Reason::EndpointBroken);
                 }
+                // It is well; it only does not want this session.
+                Err(Unsaid::Refused) => pool.answered(&endpoint, now_ms()),
             }
             tried.push(endpoint.id());
         }
@@ -206,19 +268,24 @@ impl Gateway {
             "jsonrpc": "2.0", "id": "toolgate-1", "method": "initialize", "params": opening,
         });
         let Said { head, answer } = say(None, None, initialize).await?;
-        let Some(Answer::Success { revision: agreed }) = answer else {
-            return Err(Unsaid::Broken);
-        };
-        if !(200..300).contains(&head.status) || (revision.is_some() && agreed != *revision) {
-            // The client goes on in the revision of its session; it cannot be told another one.
+        if head.status >= 500 {
             return Err(Unsaid::Broken);
         }
+        let Some(Answer::Success { revision: agreed }) = answer else {
+            return Err(Unsaid::Refused);
+        };
         let upstream_id = head.session_id().map(|id| id.as_bytes().to_vec());
+        if !(200..300).contains(&head.status) || (revision.is_some() && agreed != *revision) {
+            // The client goes on in the revision of its session; it cannot be told another one.
+            let place = Place { endpoint: Arc::clone(endpoint), upstream_id };
+            self.reaper.add(Abandoned { place, revision: agreed }, Instant::now());
+            return Err(Unsaid::Refused);
+        }
         let session = upstream_id.as_deref();
         let initialized = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
         let Said { head, .. } = say(*revision, session, initialized).await?;
         if !(200..300).contains(&head.status) {
-            return Err(Unsaid::Broken);
+            return Err(Unsaid::Refused);
         }
         let level = restore.level.map(|level| ("logging/setLevel", json!({ "level": level })));
         let subscriptions = restore.subscriptions.iter();

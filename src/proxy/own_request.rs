@@ -42,6 +42,8 @@ pub(super) enum Unsaid {
     Unreachable,
     /// It broke off, or took too long.
     Broken,
+    /// It answered, but not with what is needed.
+    Refused,
 }
 
 impl Shared {

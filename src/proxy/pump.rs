@@ -15,13 +15,15 @@ use pingora::time::timeout;
 use super::Gateway;
 use super::context::Context;
 use super::exchange::Exchange;
-use super::http1::Broken;
+use super::http1::{Arrived, Broken};
 use super::plan::{Exchange as Purpose, Forward, Repeat};
 use super::refusal::Refusal;
 use super::response_filter::UpstreamHead;
 use super::upstream_peer::{Connection, Tried};
 use super::upstream_request_filter::Outgoing;
 use crate::config::OnEndpointLoss;
+use crate::jsonrpc;
+use crate::mcp::{self, LAST_EVENT_ID};
 use crate::telemetry::{Outcome, Reason};
 use crate::upstream::InFlight;
 
@@ -40,6 +42,8 @@ pub(super) enum End {
 pub(super) struct Begun {
     pub(super) exchange: Exchange,
     pub(super) head: UpstreamHead,
+    /// What came of the body with the head.
+    pub(super) arrived: Arrived,
     pub(super) in_flight: InFlight,
 }
 
@@ -89,7 +93,13 @@ impl Gateway {
         forward: &mut Forward,
     ) -> Result<Begun, Option<Reason>> {
         forward.pool.count_request();
-        let mut tried = Tried::default();
+        let mut tried = Tried::of(&ctx.record.method);
+        if let Some(held) = forward.held()
+            && ctx.snapshot.sessions.is_silent_since_move(held.key())
+        {
+            // The client has seen no event of the endpoint where its session lives now.
+            session.req_header_mut().remove_header(LAST_EVENT_ID);
+        }
         loop {
             let (endpoint, in_flight) =
                 self.upstream_peer(session, ctx, forward, &mut tried).await?;
@@ -106,13 +116,21 @@ impl Gateway {
                 }
             };
             let interrupted = match ask(session, ctx, forward, &mut exchange).await {
-                Ok(head) if is_forgotten(&head, forward) && tried.forgotten() => {
-                    self.connections.close_if_whole(exchange).await;
-                    continue;
-                }
                 Ok(head) => {
-                    self.endpoint_answered(&forward.pool, &endpoint, head.status);
-                    return Ok(Begun { exchange, head, in_flight });
+                    let arrived = exchange.arrived().map_err(|_| Some(Reason::EndpointBroken))?;
+                    if is_forgotten(&head, &arrived, forward)
+                        && Box::pin(self.has_forgotten(session, ctx, forward, &endpoint)).await
+                        && tried.forgotten()
+                    {
+                        if arrived.whole {
+                            self.connections.close(exchange).await;
+                        }
+                        continue;
+                    }
+                    if !(head.is_event_stream() && forward.shape.exchange == Purpose::Message) {
+                        self.endpoint_answered(&forward.pool, &endpoint, head.status);
+                    }
+                    return Ok(Begun { exchange, head, arrived, in_flight });
                 }
                 Err(interrupted) => interrupted,
             };
@@ -146,12 +164,14 @@ impl Gateway {
 }
 
 /// Whether the server says that it does not know the session (2025-11-25 transport, "Session
-/// Management"): the request has not run, and may move with its session.
-fn is_forgotten(head: &UpstreamHead, forward: &Forward) -> bool {
+/// Management"): the request has not run, and may move with its session. Where it is the method
+/// that it does not know, it says so.
+fn is_forgotten(head: &UpstreamHead, arrived: &Arrived, forward: &Forward) -> bool {
     head.status == 404
         && forward.upstream_session().is_some()
         && forward.shape.exchange != Purpose::EndsSession
         && forward.pool.settings().on_endpoint_loss == OnEndpointLoss::Move
+        && mcp::error_code(&arrived.part) != Some(jsonrpc::METHOD_NOT_FOUND)
 }
 
 /// Sends the request and waits for the head of its answer.

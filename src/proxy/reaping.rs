@@ -1,6 +1,6 @@
 //! Ends sessions at their servers that nobody will use again.
 
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -8,6 +8,7 @@ use futures::stream;
 use http::{HeaderValue, Method};
 use parking_lot::Mutex;
 use pingora::http::RequestHeader;
+use pingora::time::timeout;
 
 use super::Shared;
 use super::own_request::{OwnRequest, Unsaid};
@@ -20,21 +21,37 @@ use crate::upstream::now_ms;
 const WAITING_MAX: usize = 64 * 1024;
 /// What is looked through at once.
 const BATCH: usize = 16 * 1024;
+/// How long one may take to end.
+const END_MAX: Duration = Duration::from_secs(5);
 /// What is ended at once.
 const CONCURRENT: usize = 16;
 
 /// The sessions that wait to be ended.
 #[derive(Default)]
 pub(super) struct Reaper {
-    waiting: Mutex<Vec<Abandoned>>,
+    waiting: Mutex<Vec<(Instant, Abandoned)>>,
 }
 
 impl Reaper {
-    pub(super) fn add(&self, session: Abandoned) {
+    /// Adds a session that may be ended once `due`.
+    pub(super) fn add(&self, session: Abandoned, due: Instant) {
         let mut waiting = self.waiting.lock();
         if session.place.upstream_id.is_some() && waiting.len() < WAITING_MAX {
-            waiting.push(session);
+            waiting.push((due, session));
         }
+    }
+
+    /// Takes those that may be ended now: they are due, or nothing runs at their endpoint.
+    fn take_due(&self) -> Vec<Abandoned> {
+        let now = Instant::now();
+        let mut waiting = self.waiting.lock();
+        let (due, later): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut *waiting).into_iter().partition(|(due, session)| {
+                let endpoint = &session.place.endpoint;
+                *due <= now || endpoint.in_flight() + endpoint.streams() == 0
+            });
+        *waiting = later;
+        due.into_iter().map(|(_, session)| session).collect()
     }
 }
 
@@ -45,7 +62,10 @@ impl Shared {
         let snapshot = self.snapshot();
         let (sessions, rules) = (&snapshot.sessions, snapshot.session_rules);
         let now = seconds(SystemTime::now());
-        loop {
+        sessions.make_room(now, rules);
+        self.end_all(self.reaper.take_due()).await;
+        // A process that drains does not see what its successor's clients use.
+        while !self.lifecycle.is_draining() {
             let abandoned = sessions.sweep(now, rules, BATCH);
             let count = abandoned.len();
             if rules.view == View::Whole {
@@ -56,9 +76,6 @@ impl Shared {
                 break;
             }
         }
-        sessions.make_room(now, rules);
-        let waiting = std::mem::take(&mut *self.reaper.waiting.lock());
-        self.end_all(waiting).await;
         self.metrics.sessions.tracked.set(sessions.len() as i64);
     }
 
@@ -91,15 +108,19 @@ impl Shared {
             body: Bytes::new(),
         };
         let endpoint = &place.endpoint;
-        if endpoint.standing().is_unreachable(now_ms()) {
+        let standing = endpoint.standing();
+        if standing.is_unreachable(now_ms()) || standing.is_ejected(now_ms()) {
             return;
         }
-        match self.ask_endpoint(pool, endpoint, request).await {
-            Ok(_) => self.metrics.sessions.reaped.inc(),
-            Err(Unsaid::Unreachable) => {
+        match timeout(END_MAX, self.ask_endpoint(pool, endpoint, request)).await {
+            Ok(Ok(_)) => self.metrics.sessions.reaped.inc(),
+            Ok(Err(Unsaid::Unreachable)) => {
                 self.endpoint_refused(pool, endpoint, Reason::EndpointUnreachable);
             }
-            Err(Unsaid::Broken) => tracing::debug!(endpoint = endpoint.url(), "session not ended"),
+            // A server that hangs must not keep the others' sessions from being ended.
+            Ok(Err(Unsaid::Broken | Unsaid::Refused)) | Err(_) => {
+                self.endpoint_failed(pool, endpoint, Reason::EndpointTimeout);
+            }
         }
     }
 }

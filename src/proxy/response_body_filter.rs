@@ -49,6 +49,11 @@ impl BodyWatch {
         }
     }
 
+    /// Whether the body is a stream of events.
+    pub(super) fn is_event_stream(&self) -> bool {
+        self.is_event_stream
+    }
+
     /// Whether the body ends between two events, so that one more may follow.
     pub(super) fn is_between_events(&self) -> bool {
         let ends = |end: &[u8]| self.tail.ends_with(end);

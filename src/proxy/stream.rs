@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::Gateway;
 use super::context::Context;
-use super::deliver::{Body, note_event_ids};
+use super::deliver::{Body, note_use};
 use super::plan::Forward;
 use super::pump::{Begun, End, Interrupted, while_client_waits};
 use crate::config::OnEndpointLoss;
@@ -21,6 +21,8 @@ use pingora::protocols::http::ServerSession;
 const SPREAD_MS: u64 = 1_500;
 /// And they are asked to wait for as long as this.
 const RETRY_MS: std::ops::Range<u32> = 500..2_500;
+/// Streams that follow their sessions to another endpoint do so within this time.
+const LEAVE_MS: u64 = 250;
 
 /// What came while a stream waited.
 enum Heard {
@@ -28,6 +30,8 @@ enum Heard {
     Part(Option<Bytes>),
     /// Something may have changed for the stream.
     Bell,
+    /// Nothing for a while.
+    Nothing,
 }
 
 /// What a stream does after a look around.
@@ -54,10 +58,13 @@ impl Gateway {
         let mut bell = forward.pool.bell();
         let mut changes = forward.pool.changes();
         let mut must_look = true;
+        // A stream keeps its session in use, also while it has nothing to say.
+        let still_used = Duration::from_secs(ctx.snapshot.session_rules.idle_s.into()) / 4;
+        let mut silent = Duration::ZERO;
         loop {
             if let Some(part) = part.take() {
                 watch.saw(&part);
-                note_event_ids(ctx, forward, &part);
+                note_use(ctx, forward, &part);
                 ctx.record.bytes_out += part.len() as u64;
                 if session.write_response_body(part, false).await.is_err() {
                     return self.client_left(ctx, forward, exchange).await;
@@ -71,11 +78,11 @@ impl Gateway {
                     Heeded::Leave(loss) => {
                         drop(exchange.take());
                         let followed = Box::pin(self.follow(session, ctx, forward, loss)).await;
-                        let Some((begun, first)) = followed else {
+                        let Some(begun) = followed else {
                             return last_words(session, retry_hint()).await;
                         };
                         (exchange, in_flight) = (Some(begun.exchange), begun.in_flight);
-                        part = Some(first).filter(|first| !first.is_empty());
+                        part = Some(begun.arrived.part).filter(|first| !first.is_empty());
                         continue;
                     }
                 }
@@ -89,13 +96,19 @@ impl Gateway {
                     biased;
                     part = open.read_body() => part.map(Heard::Part),
                     _ = bell.changed(), if !must_look => Ok(Heard::Bell),
+                    () = tokio::time::sleep(still_used) => Ok(Heard::Nothing),
                 }
             };
-            let limit = forward.pool.timeouts().stream_idle;
+            let limit = forward.pool.timeouts().stream_idle.saturating_sub(silent);
             let began = Instant::now();
             let heard = while_client_waits(session, forward, limit, wait).await;
             ctx.record.waited += began.elapsed();
+            silent = match heard {
+                Ok(Heard::Part(_)) => Duration::ZERO,
+                _ => silent + began.elapsed(),
+            };
             match heard {
+                Ok(Heard::Nothing) => note_use(ctx, forward, b""),
                 Ok(Heard::Part(Some(heard))) => part = Some(heard),
                 Ok(Heard::Part(None)) => {
                     if let Some(ended) = exchange.take() {
@@ -122,9 +135,13 @@ impl Gateway {
         &self,
         session: &mut ServerSession,
         ctx: &Context,
-        forward: &Forward,
+        forward: &mut Forward,
         changes: &mut u32,
     ) -> Heeded {
+        // A reload made another pool of the same server.
+        if let Some(pool) = self.fleet.pool(forward.pool.name()) {
+            forward.pool = pool;
+        }
         if self.lifecycle.is_draining() {
             tokio::time::sleep(Duration::from_millis(fastrand::u64(..SPREAD_MS))).await;
             return Heeded::End(farewell(forward));
@@ -152,7 +169,11 @@ impl Gateway {
         };
         match loss {
             None => Heeded::Stay,
-            Some(loss) if forward.held().is_some() && moves => Heeded::Leave(loss),
+            Some(loss) if forward.held().is_some() && moves => {
+                // All streams of the endpoint leave; not all in the same moment.
+                tokio::time::sleep(Duration::from_millis(fastrand::u64(..LEAVE_MS))).await;
+                Heeded::Leave(loss)
+            }
             // A modern client listens again, a legacy one is told where its session went.
             Some(_) => Heeded::End(farewell(forward)),
         }
@@ -174,14 +195,10 @@ impl Gateway {
         ctx: &mut Context,
         forward: &mut Forward,
         loss: Loss,
-    ) -> Option<(Begun, Bytes)> {
+    ) -> Option<Begun> {
         self.move_session(session, ctx, forward, loss).await.ok()?;
-        let mut begun = self.begin(session, ctx, forward).await.ok()?;
-        if begun.head.status != 200 || !begun.head.is_event_stream() {
-            return None;
-        }
-        let first = begun.exchange.arrived().ok()?.part;
-        Some((begun, first))
+        let begun = self.begin(session, ctx, forward).await.ok()?;
+        (begun.head.status == 200 && begun.head.is_event_stream()).then_some(begun)
     }
 
     /// Whether the endpoint of a broken stream takes no connections any more. If it does, the stream

@@ -7,7 +7,7 @@ use super::Gateway;
 use super::context::Context;
 use super::plan::{Exchange, Forward, Placement};
 use crate::telemetry::Reason;
-use crate::upstream::{Busy, Endpoint, InFlight, Load, Loss, Wanted, now_ms};
+use crate::upstream::{Busy, Endpoint, InFlight, Load, Loss, Otherwise, Wanted, now_ms};
 
 /// How often one request may make its session move.
 const MOVES_MAX: u32 = 3;
@@ -23,6 +23,11 @@ pub(super) struct Tried {
     /// Why its session cannot stay where it is.
     lost: Option<Loss>,
     moves: u32,
+    /// How many endpoints in vain a retry was paid for.
+    paid: usize,
+    /// Whether the session stays although it should leave: there was nowhere to go.
+    stays: bool,
+    forgotten: bool,
     repeats: u32,
     /// Whether the next connection must be a new one.
     pub(super) avoid_idle: bool,
@@ -48,6 +53,12 @@ pub(super) enum Connection {
 }
 
 impl Tried {
+    /// A new request. What ends the opening of a session belongs to where it was opened: another
+    /// gateway may think better of that endpoint, and use the session there.
+    pub(super) fn of(method: &str) -> Self {
+        Self { stays: method == "notifications/initialized", ..Self::default() }
+    }
+
     /// Where the request goes next.
     pub(super) fn next(&mut self, forward: &Forward) -> Result<Next, Reason> {
         let now_ms = now_ms();
@@ -55,6 +66,7 @@ impl Tried {
             Placement::Held(held) => {
                 let lost = self.lost.take().or_else(|| match &held.endpoint {
                     None => Some(Loss::Gone),
+                    Some(_) if self.stays => None,
                     Some(endpoint) => forward.pool.must_leave(endpoint, now_ms),
                 });
                 match (lost, &held.endpoint) {
@@ -69,9 +81,12 @@ impl Tried {
             Placement::Any { key, random } => {
                 let attempts = forward.pool.settings().retries.attempts as usize;
                 if let Some(reason) = self.last
-                    && (self.in_vain.len() > attempts || !forward.pool.may_retry(now_ms))
+                    && self.in_vain.len() > self.paid
                 {
-                    return Err(reason);
+                    self.paid = self.in_vain.len();
+                    if self.in_vain.len() > attempts || !forward.pool.may_retry(now_ms) {
+                        return Err(reason);
+                    }
                 }
                 let busy = self.busy.iter().map(|endpoint| endpoint.id());
                 let tried: Vec<u64> = self.in_vain.iter().copied().chain(busy).collect();
@@ -79,8 +94,12 @@ impl Tried {
                     Exchange::OpensSession => Load::Sessions,
                     _ => Load::Calls,
                 };
-                let wanted =
-                    Wanted { key: key.as_bytes(), random: *random, tried: &tried, load, now_ms };
+                let otherwise = match self.busy.is_empty() {
+                    true => Otherwise::Trust,
+                    false => Otherwise::Nothing,
+                };
+                let (key, random) = (key.as_bytes(), *random);
+                let wanted = Wanted { key, random, tried: &tried, load, otherwise, now_ms };
                 match forward.pool.choose(&wanted) {
                     Some(endpoint) => Ok(Next::At(endpoint)),
                     // All that is left is busy: the first choice is worth waiting for.
@@ -123,10 +142,17 @@ impl Tried {
         }
     }
 
-    /// The endpoint does not know the session any more. Tells whether it may move.
+    /// The endpoint does not know the session any more. Tells whether it may move: a server that
+    /// does not know a session it has just opened knows none.
     pub(super) fn forgotten(&mut self) -> bool {
         self.lost = Some(Loss::Forgotten);
-        self.moves < MOVES_MAX
+        !std::mem::replace(&mut self.forgotten, true)
+    }
+
+    /// The session cannot leave. Tells whether it may stay where it is.
+    fn stays(&mut self, loss: Loss) -> bool {
+        self.stays = matches!(loss, Loss::Drained | Loss::Ejected);
+        self.stays
     }
 
     fn in_vain(&mut self, endpoint: &Endpoint, reason: Reason) {
@@ -153,7 +179,12 @@ impl Gateway {
                     // Boxed: moving is rare and has many states.
                     let moved = Box::pin(self.move_session(session, ctx, forward, loss)).await;
                     ctx.record.waited += began.elapsed();
-                    moved?;
+                    match moved {
+                        Err(reason) if reason != Reason::SessionUnknown && tried.stays(loss) => {
+                            tracing::debug!(loss = loss.as_str(), "nowhere to move to");
+                        }
+                        moved => moved?,
+                    }
                     continue;
                 }
             };

@@ -6,7 +6,7 @@
 
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 
 use super::SessionKey;
 use crate::mcp::Revision;
@@ -104,6 +104,8 @@ const MOVED: u8 = 3;
 struct Entry {
     endpoint: Arc<Endpoint>,
     used: AtomicU32,
+    /// Whether it counts among the sessions of its endpoint.
+    counted: AtomicBool,
     stage: AtomicU8,
     revision: u8,
     /// The place in `LEVELS` and one; zero is none.
@@ -140,6 +142,7 @@ impl Entry {
         Self {
             endpoint: Arc::clone(&place.endpoint),
             used: AtomicU32::new(now),
+            counted: AtomicBool::new(true),
             stage: AtomicU8::new(stage),
             revision: revision.map_or(0, |revision| revision as u8),
             level: 0,
@@ -164,6 +167,7 @@ impl Entry {
         Self {
             endpoint: Arc::clone(&self.endpoint),
             used: AtomicU32::new(self.used.load(Ordering::Relaxed)),
+            counted: AtomicBool::new(true),
             stage: AtomicU8::new(self.stage.load(Ordering::Relaxed)),
             level,
             beside,
@@ -174,6 +178,13 @@ impl Entry {
     fn units(&self) -> usize {
         let beside = self.beside.as_ref().map_or(0, |beside| beside.bytes() + 64);
         1 + beside.div_ceil(ENTRY_BYTES_MAX)
+    }
+
+    /// It no longer counts among the sessions of its endpoint.
+    fn uncount(&self) {
+        if self.counted.swap(false, Ordering::AcqRel) {
+            self.endpoint.standing().session_left();
+        }
     }
 
     fn is_over(&self) -> bool {
@@ -219,6 +230,13 @@ impl Table {
         }
     }
 
+    /// A session is in use, though nobody asked for it anew: its stream or its call goes on.
+    pub fn touch(&self, key: SessionKey, now: u32) {
+        if let Some(entry) = self.entries.pin().get(&key) {
+            entry.used.fetch_max(now, Ordering::Relaxed);
+        }
+    }
+
     /// A session was opened, or one that was opened elsewhere is seen for the first time.
     pub fn came(
         &self,
@@ -233,7 +251,19 @@ impl Table {
         if let Some(opening) = opening.filter(|opening| opening.len() <= BESIDE_BYTES_MAX) {
             entry.beside.get_or_insert_default().opening = Some(opening);
         }
-        self.put(key, entry, now, rules);
+        let units = entry.units();
+        // Some room is left to those that move: what their ids say is no longer true.
+        if self.units.load(Ordering::Relaxed) + units > rules.entries_max / 64 * 63 {
+            // It goes on by what its id says; until there is room again, absence says nothing.
+            self.complete_since.store(now, Ordering::Relaxed);
+            return;
+        }
+        let endpoint = Arc::clone(&entry.endpoint);
+        // Somebody else may have seen it first, and may have moved it already.
+        if self.entries.pin().try_insert(key, entry).is_ok() {
+            self.units.fetch_add(units, Ordering::Relaxed);
+            endpoint.standing().session_came();
+        }
     }
 
     /// A session moved.
@@ -255,28 +285,43 @@ impl Table {
                 beside.subscriptions = kept.subscriptions.clone();
             }
         }
-        drop(pinned);
-        self.put(key, entry, now, rules);
+        let known = pinned.get(&key).map_or(0, Entry::units);
+        let units = entry.units();
+        if known == 0 && self.units.load(Ordering::Relaxed) + units > rules.entries_max {
+            self.complete_since.store(now, Ordering::Relaxed);
+            return;
+        }
+        self.replace(key, entry);
     }
 
     /// The client ended its session: its id opens nothing any more.
     pub fn ended(&self, key: SessionKey) {
-        if let Some(entry) = self.entries.pin().get(&key)
-            && entry.stage.swap(ENDED, Ordering::Relaxed) != ENDED
-        {
-            entry.endpoint.standing().session_left();
+        if let Some(entry) = self.entries.pin().get(&key) {
+            entry.stage.store(ENDED, Ordering::Relaxed);
+            entry.uncount();
         }
     }
 
+    /// Whether the client ended its session.
+    pub fn is_over(&self, key: SessionKey) -> bool {
+        self.entries.pin().get(&key).is_some_and(Entry::is_over)
+    }
+
     /// The client set its log level.
-    pub fn note_level(&self, key: SessionKey, level: &str) {
+    pub fn note_level(&self, key: SessionKey, level: &str, rules: Rules) {
         let Some(at) = LEVELS.iter().position(|known| *known == level) else { return };
-        self.change(key, |entry| Some(entry.with(at as u8 + 1, entry.beside.clone())));
+        self.change(key, rules, |entry| Some(entry.with(at as u8 + 1, entry.beside.clone())));
     }
 
     /// The client subscribed to a resource, or no longer does.
-    pub fn note_subscription(&self, key: SessionKey, uri: &str, subscription: Subscription) {
-        self.change(key, |entry| {
+    pub fn note_subscription(
+        &self,
+        key: SessionKey,
+        uri: &str,
+        subscription: Subscription,
+        rules: Rules,
+    ) {
+        self.change(key, rules, |entry| {
             let mut beside = entry.beside.clone().unwrap_or_default();
             beside.subscriptions.retain(|known| **known != *uri);
             if subscription == Subscription::Begins {
@@ -348,7 +393,7 @@ impl Table {
 
     /// Forgets the least used sessions when the table is full; they go on by what their ids say.
     pub fn make_room(&self, now: u32, rules: Rules) {
-        if self.units.load(Ordering::Relaxed) < rules.entries_max / 16 * 15 {
+        if self.units.load(Ordering::Relaxed) < rules.entries_max / 128 * 125 {
             return;
         }
         let pinned = self.entries.pin();
@@ -357,7 +402,11 @@ impl Table {
         ages.sort_unstable();
         let Some(oldest) = ages.get(ages.len() / 8).copied() else { return };
         self.complete_since.store(now, Ordering::Relaxed);
-        let is_old = |entry: &Entry| entry.used.load(Ordering::Relaxed) <= oldest;
+        // Who moved must stay: its id leads to where it is forgotten.
+        let is_old = |entry: &Entry| {
+            let stage = entry.stage.load(Ordering::Relaxed);
+            entry.used.load(Ordering::Relaxed) <= oldest && stage != MOVED && stage != MOVED_SILENT
+        };
         let keys: Vec<SessionKey> = pinned
             .iter()
             .filter(|(_, entry)| is_old(entry))
@@ -381,37 +430,27 @@ impl Table {
         self.entries.is_empty()
     }
 
-    fn put(&self, key: SessionKey, entry: Entry, now: u32, rules: Rules) {
-        let units = entry.units();
-        if self.units.load(Ordering::Relaxed) + units > rules.entries_max {
-            // It goes on by what its id says; until there is room again, absence says nothing.
-            self.complete_since.store(now, Ordering::Relaxed);
-            return;
-        }
-        self.units.fetch_add(units, Ordering::Relaxed);
+    fn replace(&self, key: SessionKey, entry: Entry) {
+        self.units.fetch_add(entry.units(), Ordering::Relaxed);
         entry.endpoint.standing().session_came();
-        let pinned = self.entries.pin();
-        if let Some(before) = pinned.insert(key, entry) {
+        if let Some(before) = self.entries.pin().insert(key, entry) {
             self.left(before);
         }
     }
 
-    fn change(&self, key: SessionKey, change: impl Fn(&Entry) -> Option<Entry>) {
+    fn change(&self, key: SessionKey, rules: Rules, change: impl Fn(&Entry) -> Option<Entry>) {
         let pinned = self.entries.pin();
         let Some(entry) = pinned.get(&key).filter(|entry| !entry.is_over()) else { return };
         let Some(changed) = change(entry) else { return };
-        self.units.fetch_add(changed.units(), Ordering::Relaxed);
-        changed.endpoint.standing().session_came();
-        if let Some(before) = pinned.insert(key, changed) {
-            self.left(before);
+        let more = changed.units().saturating_sub(entry.units());
+        if more == 0 || self.units.load(Ordering::Relaxed) + more <= rules.entries_max {
+            self.replace(key, changed);
         }
     }
 
     fn left(&self, entry: &Entry) {
         self.units.fetch_sub(entry.units(), Ordering::Relaxed);
-        if !entry.is_over() {
-            entry.endpoint.standing().session_left();
-        }
+        entry.uncount();
     }
 }
 
@@ -476,10 +515,10 @@ mod tests {
         assert!(matches!(table.used(key(1), 1000, 1000, RULES), Seen::Unknown));
         table.came(key(1), &place(&endpoints[0], "a"), None, None, 1000, RULES);
         assert!(matches!(table.used(key(1), 1000, 1001, RULES), Seen::AtHome));
-        table.note_level(key(1), "warning");
-        table.note_subscription(key(1), "file:///a", Subscription::Begins);
-        table.note_subscription(key(1), "file:///b", Subscription::Begins);
-        table.note_subscription(key(1), "file:///a", Subscription::Ends);
+        table.note_level(key(1), "warning", RULES);
+        table.note_subscription(key(1), "file:///a", Subscription::Begins, RULES);
+        table.note_subscription(key(1), "file:///b", Subscription::Begins, RULES);
+        table.note_subscription(key(1), "file:///a", Subscription::Ends, RULES);
         let long = "x".repeat(100);
         table.moved(key(1), &place(&endpoints[1], &long), None, 1002, RULES);
         let Seen::Moved(now_at) = table.used(key(1), 1000, 1003, RULES) else {
@@ -532,13 +571,28 @@ mod tests {
             let now = 1000 + (number / 100) as u32;
             table.came(key(number), &place(&endpoints[0], "a"), None, None, now, RULES);
         }
-        assert_eq!((table.len(), endpoints[0].standing().sessions()), (1000, 1000));
+        assert_eq!((table.len(), endpoints[0].standing().sessions()), (945, 945));
+        let moved = key(5);
+        table.moved(moved, &place(&endpoints[1], "b"), None, 1000, RULES);
+        for number in 2000..2100 {
+            table.moved(key(number), &place(&endpoints[1], "b"), None, 1000, RULES);
+        }
+        assert_eq!(table.len(), 1000, "the last room is for those that move");
         assert!(matches!(table.used(key(1999), 1019, 1200, RULES), Seen::Over));
         assert!(matches!(table.used(key(1999), 1019, 1110, RULES), Seen::Unknown));
         table.make_room(1110, RULES);
-        assert!((700..=900).contains(&table.len()), "{}", table.len());
-        assert_eq!(table.len(), endpoints[0].standing().sessions());
-        assert!(matches!(table.used(key(999), 1009, 1111, RULES), Seen::AtHome | Seen::Over));
+        assert!((700..=950).contains(&table.len()), "{}", table.len());
+        let sessions = |at: usize| endpoints[at].standing().sessions();
+        assert_eq!(table.len(), sessions(0) + sessions(1));
+        assert_eq!(
+            table.whereabouts(moved).and_then(|place| place.upstream_id),
+            Some(b"b".to_vec())
+        );
+        table.note_subscription(moved, &"x".repeat(10_000), Subscription::Begins, RULES);
+        assert_eq!(table.restore(moved).subscriptions.len(), 1, "there is room again");
+        let full = Rules { entries_max: table.len(), ..RULES };
+        table.note_subscription(moved, &"y".repeat(10_000), Subscription::Begins, full);
+        assert_eq!(table.restore(moved).subscriptions.len(), 1, "the cap holds here too");
         assert!(matches!(table.used(key(0), 1000, 1111, RULES), Seen::Unknown));
     }
 

@@ -54,7 +54,9 @@ impl Endpoint {
     pub fn try_enter(&self, breaker: &Breaker) -> Option<InFlight> {
         let room = |in_flight| (in_flight < breaker.in_flight_max as usize).then(|| in_flight + 1);
         let in_flight = &self.standing().in_flight;
-        in_flight.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).ok()?;
+        // Sequentially consistent, as are the counts below: who waits says so before it looks, and who
+        // ends looks after it has made room, so that one of both sees the other.
+        in_flight.fetch_update(Ordering::SeqCst, Ordering::SeqCst, room).ok()?;
         Some(InFlight { standing: Arc::clone(self.standing()), counted: Counted::AsCall })
     }
 
@@ -68,7 +70,7 @@ impl Endpoint {
         wait_max: Duration,
     ) -> Result<InFlight, Busy> {
         let standing = self.standing();
-        let waiting = standing.pending.fetch_add(1, Ordering::Relaxed);
+        let waiting = standing.pending.fetch_add(1, Ordering::SeqCst);
         let _pending = Pending(standing);
         if waiting >= breaker.pending_max as usize {
             return Err(Busy);
@@ -96,8 +98,8 @@ impl Drop for InFlight {
                 self.standing.streams.fetch_sub(1, Ordering::Relaxed);
             }
             Counted::AsCall => {
-                self.standing.in_flight.fetch_sub(1, Ordering::Relaxed);
-                if self.standing.pending.load(Ordering::Relaxed) > 0 {
+                self.standing.in_flight.fetch_sub(1, Ordering::SeqCst);
+                if self.standing.pending.load(Ordering::SeqCst) > 0 {
                     self.standing.freed.notify_one();
                 }
             }

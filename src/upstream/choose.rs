@@ -47,8 +47,19 @@ pub struct Wanted<'a> {
     pub tried: &'a [u64],
     /// What an endpoint's load is.
     pub load: Load,
+    /// What to do when no endpoint that is left is in order.
+    pub otherwise: Otherwise,
     /// The time.
     pub now_ms: u64,
+}
+
+/// What to do when no endpoint that is left is in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Otherwise {
+    /// One in doubt is better than none.
+    Trust,
+    /// None: somebody waits for one that is in order.
+    Nothing,
 }
 
 /// What is placed, and so what counts as load.
@@ -209,7 +220,7 @@ pub(super) fn ring_address(id: u64) -> pingora::protocols::l4::socket::SocketAdd
 
 #[cfg(test)]
 mod tests {
-    use super::{Chooser, Endpoint, Load, Wanted};
+    use super::{Chooser, Endpoint, Load, Otherwise, Wanted};
     use crate::config;
     use crate::upstream::Fleet;
     use std::collections::HashMap;
@@ -235,7 +246,7 @@ mod tests {
     }
 
     fn wanted(key: &[u8], random: u64, load: Load) -> Wanted<'_> {
-        Wanted { key, random, tried: &[], load, now_ms: 1_000_000 }
+        Wanted { key, random, tried: &[], load, otherwise: Otherwise::Trust, now_ms: 1_000_000 }
     }
 
     fn choose<'e>(

@@ -107,10 +107,10 @@ impl Server {
     }
 
     /// Marks who left and who came back.
-    fn settle(&mut self, members: &Members) {
+    fn settle(&mut self, members: &Members, now: u64) {
         for (id, standing) in &self.standings {
             let stays = members.endpoints().iter().any(|endpoint| endpoint.id() == *id);
-            standing.retire(if stays { Membership::Stays } else { Membership::Left });
+            standing.retire(if stays { Membership::Stays } else { Membership::Left }, now);
         }
         // An endpoint that left is remembered as long as a session or a call is bound to it.
         self.standings
@@ -166,7 +166,7 @@ impl Fleet {
             let pool = pools.iter().find(|pool| pool.name() == name);
             let Some(pool) = pool else {
                 for standing in server.standings.values() {
-                    standing.retire(Membership::Left);
+                    standing.retire(Membership::Left, now_ms);
                 }
                 server.life.ring_bell();
                 return false;
@@ -177,7 +177,7 @@ impl Fleet {
                 let endpoints = members.endpoints().iter();
                 endpoints.for_each(|endpoint| endpoint.standing().is_warm_from_the_start());
             }
-            server.settle(&members);
+            server.settle(&members, now_ms);
             pool.replace_members(members);
             server.life.ring_bell();
             true
@@ -341,7 +341,7 @@ impl Fleet {
             members.list().iter().map(shown).collect::<Vec<_>>()
         };
         let changed = urls(&before) != urls(&members);
-        server.settle(&members);
+        server.settle(&members, now_ms);
         drop(before);
         pool.replace_members(members);
         if changed {

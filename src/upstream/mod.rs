@@ -15,7 +15,7 @@ mod health;
 mod upkeep;
 
 pub use breaker::{Busy, InFlight};
-pub use choose::{Chooser, Load, Wanted};
+pub use choose::{Chooser, Load, Otherwise, Wanted};
 pub use discovery::Discovery;
 pub use endpoint::{Address, Endpoint, id_of};
 pub use fleet::{Change, Fleet, Found, Registered};

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::retry_budget::RetryBudget;
 use super::standing::{Fault, State};
-use super::{Chooser, Endpoint, Wanted};
+use super::{Chooser, Endpoint, Otherwise, Wanted};
 use crate::config::{self, Balance, HashKey, Timeouts};
 
 /// One MCP server as one configuration describes it. Its endpoints may come and go meanwhile.
@@ -232,7 +232,10 @@ impl Pool {
             false => pick(&in_order),
             true => None,
         };
-        let chosen = chosen.or_else(|| pick(&not_leaving)).or_else(|| pick(&is_untried));
+        let chosen = match wanted.otherwise {
+            Otherwise::Trust => chosen.or_else(|| pick(&not_leaving)).or_else(|| pick(&is_untried)),
+            Otherwise::Nothing => chosen,
+        };
         chosen.map(Arc::clone)
     }
 
@@ -302,7 +305,7 @@ impl Pool {
 
     /// Takes one retry from the budget, if there is one.
     pub fn may_retry(&self, now_ms: u64) -> bool {
-        self.life.retry_budget.withdraw(now_ms)
+        self.settings.retries.budget > 0.0 && self.life.retry_budget.withdraw(now_ms)
     }
 
     /// Whether the operator says that this tool may run twice.

@@ -156,19 +156,23 @@ impl Standing {
 
     /// Whether new work may go there, as far as the endpoint itself is concerned.
     pub(super) fn is_usable(&self, now: u64) -> bool {
-        self.is_trusted(now) && self.drain_deadline.load(Ordering::Relaxed) == 0
+        self.is_trusted(now)
+            && !self.is_unreachable(now)
+            && self.drain_deadline.load(Ordering::Relaxed) == 0
+            && !self.is_retired()
     }
 
     /// Whether a session may stay there.
     pub(super) fn may_keep(&self, now: u64) -> bool {
-        self.is_trusted(now) && !self.is_lost(now)
+        // One refused connection may be chance, and what a session remembers is worth a try.
+        let is_down =
+            self.is_unreachable(now) && self.refusals_in_a_row.load(Ordering::Relaxed) > 1;
+        self.is_trusted(now) && !is_down && !self.is_lost(now)
     }
 
     /// Whether nothing is held against it. What is only distrust is ignored in a panic.
     fn is_trusted(&self, now: u64) -> bool {
-        !self.unhealthy.load(Ordering::Relaxed)
-            && self.ejected_until.load(Ordering::Relaxed) <= now
-            && self.unreachable_until.load(Ordering::Relaxed) <= now
+        !self.unhealthy.load(Ordering::Relaxed) && self.ejected_until.load(Ordering::Relaxed) <= now
     }
 
     /// Whether it is taken out for good: no longer in the pool, or drained to its deadline.
@@ -183,8 +187,13 @@ impl Standing {
     }
 
     /// It left its pool, or came back.
-    pub(super) fn retire(&self, retired: Membership) {
-        self.retired.store(retired == Membership::Left, Ordering::Relaxed);
+    pub(super) fn retire(&self, retired: Membership, now: u64) {
+        let was_out = self.retired.swap(retired == Membership::Left, Ordering::Relaxed);
+        if was_out && retired == Membership::Stays {
+            // Who comes back begins anew: a drain was for the one that left.
+            self.drain_deadline.store(0, Ordering::Relaxed);
+            self.up_since.store(now, Ordering::Relaxed);
+        }
     }
 
     /// Whether it is being taken out.
@@ -319,7 +328,7 @@ impl Standing {
             State::Unhealthy
         } else if self.is_ejected(now) {
             State::Ejected
-        } else if self.unreachable_until.load(Ordering::Relaxed) > now {
+        } else if self.is_unreachable(now) {
             State::Unreachable
         } else if self.warmth(now, slow_start) < 1.0 {
             State::Warming
