@@ -110,18 +110,13 @@ impl Gateway {
             match heard {
                 Ok(Heard::Nothing) => note_use(ctx, forward, b""),
                 Ok(Heard::Part(Some(heard))) => part = Some(heard),
-                Ok(Heard::Part(None)) => {
-                    if let Some(ended) = exchange.take() {
-                        self.connections.close(ended).await;
-                    }
-                    must_look = true;
-                }
+                Ok(Heard::Part(None)) => (must_look, exchange) = (true, None),
                 Ok(Heard::Bell) => must_look = true,
                 Err(interrupted) => {
-                    drop(exchange.take());
-                    let may_follow =
-                        watch.is_between_events() && matches!(interrupted, Interrupted::Broken(_));
-                    must_look = may_follow && Box::pin(self.is_dead(ctx, forward)).await;
+                    exchange = None;
+                    must_look = watch.is_between_events()
+                        && matches!(interrupted, Interrupted::Broken(_))
+                        && Box::pin(self.is_dead(ctx, forward)).await;
                     if !must_look {
                         return self.interrupted(session, ctx, forward, &watch, interrupted).await;
                     }
