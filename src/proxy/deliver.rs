@@ -70,13 +70,14 @@ impl Gateway {
         let watch = BodyWatch::new(&head, self.look(ctx));
         let body = Body { held, exchange, is_stream: is_stream(&head, forward), watch };
         self.close_if_draining(session);
+        // Before the client can know of it, or its next request would find the session as it was.
+        if head.status < 300 {
+            self.remember(ctx, forward);
+        }
         let written = match response_filter(&head, sealed, session, ctx) {
             Ok(answer) => session.write_response_header(answer).await,
             Err(error) => Err(error),
         };
-        if head.status < 300 {
-            self.remember(ctx, forward);
-        }
         drop(head);
         if let Err(error) = written {
             tracing::debug!(%error, "client left before its answer");

@@ -24,6 +24,9 @@ const RETRY_MS: std::ops::Range<u32> = 500..2_500;
 /// Streams that follow their sessions to another endpoint do so within this time.
 const LEAVE_MS: u64 = 250;
 
+/// How often it is tried to connect to the endpoint of a broken stream.
+const LOOKS: u32 = 2;
+
 /// What came while a stream waited.
 enum Heard {
     /// Something of its endpoint, or its end.
@@ -55,8 +58,7 @@ impl Gateway {
     ) -> End {
         let Body { held, mut exchange, mut watch, .. } = body;
         let mut part = Some(held).filter(|held| !held.is_empty());
-        let mut bell = forward.pool.bell();
-        let mut changes = forward.pool.changes();
+        let (mut bell, mut changes) = (forward.pool.bell(), forward.pool.changes());
         let mut must_look = true;
         // A stream keeps its session in use, also while it has nothing to say.
         let still_used = Duration::from_secs(ctx.snapshot.session_rules.idle_s.into()) / 4;
@@ -203,13 +205,15 @@ impl Gateway {
         else {
             return false;
         };
-        match self.connections.open_fresh(endpoint).await {
-            Ok(_) => false,
-            Err(reason) => {
-                self.endpoint_refused(&forward.pool, endpoint, reason);
-                forward.pool.must_leave(endpoint, now_ms()).is_some()
+        for _ in 0..LOOKS {
+            match self.connections.open_fresh(endpoint).await {
+                Ok(_) => return false,
+                Err(reason) => self.endpoint_refused(&forward.pool, endpoint, reason),
             }
+            // Once may be chance.
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(..LEAVE_MS))).await;
         }
+        forward.pool.must_leave(endpoint, now_ms()).is_some()
     }
 }
 
