@@ -24,7 +24,7 @@ use tokio::sync::{Mutex, oneshot};
 
 use crate::admin::{self, Api, Guard, Operators, Probes, Reload};
 use crate::config::{self, Problem, Problems, Settings};
-use crate::lifecycle::{self, Handover, HandoverFault, Lifecycle, Signals};
+use crate::lifecycle::{self, Belongings, Handover, HandoverFault, Lifecycle, Signals};
 use crate::proxy::{Edge, ProxyProtocol, Shared};
 use crate::sessions::{Table, seconds};
 use crate::snapshot::Snapshot;
@@ -42,6 +42,9 @@ const REAP_EVERY_MIN: Duration = Duration::from_secs(1);
 const REAP_EVERY_MAX: Duration = Duration::from_secs(60);
 /// How soon after its deadline a drained endpoint's streams move.
 const WAKE_EVERY: Duration = Duration::from_millis(200);
+
+/// How soon the file that tells who serves is written again where it failed.
+const WRITE_AGAIN: Duration = Duration::from_secs(10);
 
 /// How often idle connections are looked through.
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
@@ -122,19 +125,23 @@ pub fn run(
         // Pingora binds later, in a thread where a failure would be a panic that nobody sees.
         TcpListener::bind(address).map_err(|error| Failure::Listen { address, error })?;
     }
-    let api = match file {
-        Some(file) => {
-            let reload = Reload::new(file, settings, Arc::clone(&shared), check)?;
-            Some(Arc::new(Api::new(Arc::new(reload))))
-        }
-        None => None,
-    };
+    let reload = file.map(|file| Reload::new(file, settings, Arc::clone(&shared), check));
+    let reload = reload.transpose()?.map(Arc::new);
+    let inherited = reload.as_deref().filter(|_| start == Start::Upgrade);
+    if let Some(reload) = inherited {
+        reload.take_over();
+    }
+    let handover = handover.with(reload.clone().map(|reload| reload as Arc<dyn Belongings>));
     let mut server = Server::new_with_opt_and_conf(None, server_conf(settings));
     server.bootstrap();
     for service in services(settings, &shared, &handover, &server.configuration) {
         server.add_boxed_service(service);
     }
-    if let Some(api) = api {
+    if let Some(reload) = inherited {
+        reload.taken_over();
+    }
+    if let Some(reload) = &reload {
+        let api = Arc::new(Api::new(Arc::clone(reload)));
         for service in operation(settings, &shared, &handover, &api)? {
             server.add_boxed_service(service);
         }
@@ -173,9 +180,10 @@ fn serve(
                 tracing::info!("listening on {scheme}://{}", listener.address);
             }
             lifecycle::notify(lifecycle::State::Ready);
-            if let Err(error) = handover.serve() {
-                // Serving matters more than being able to be upgraded.
+            // Serving matters more than being able to be upgraded; a predecessor waits for it, though.
+            while let Err(error) = handover.serve() {
                 tracing::warn!(%error, "cannot write toolgate.pid; an upgrade will not find it");
+                tokio::time::sleep(WRITE_AGAIN).await;
             }
             std::future::pending().await
         };
@@ -429,20 +437,28 @@ impl BackgroundService for Housekeeping {
     async fn start(&self, mut shutdown: ShutdownWatch) {
         let mut upkeep = self.upkeep.lock().await;
         let lifecycle = self.shared.lifecycle();
-        while !*shutdown.borrow() {
+        // The process waits until the sessions of probes are ended.
+        let mut probing = Some(lifecycle.hold());
+        let mut is_over = false;
+        loop {
+            // In this order: a process that shuts down drains already.
+            is_over |= *shutdown.borrow();
             let is_draining = lifecycle.is_draining();
             if is_draining {
-                // The process waits until the sessions of probes are ended.
-                let _hold = lifecycle.hold();
                 upkeep.stop_probing().await;
+                probing = None;
+            }
+            if is_over {
+                break;
             }
             self.shared.sweep();
             upkeep.tick(self.shared.fleet());
             tokio::select! {
                 () = tokio::time::sleep(SWEEP_EVERY) => {}
                 () = lifecycle.draining(), if !is_draining => {}
-                changed = shutdown.changed() => if changed.is_err() { break },
+                changed = shutdown.changed() => is_over = changed.is_err(),
             }
         }
+        drop(probing);
     }
 }

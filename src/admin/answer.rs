@@ -1,6 +1,8 @@
 //! What the admin API answers: JSON, with an entity tag where there is a server to tag.
 
-use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, WWW_AUTHENTICATE};
+use http::header::{
+    ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use http::{Method, Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -70,6 +72,10 @@ impl Denial {
         Self { allow, ..denial }
     }
 
+    pub(super) fn unavailable(text: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, text)
+    }
+
     pub(super) fn internal(error: &dyn std::fmt::Display) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
     }
@@ -102,6 +108,9 @@ pub(super) fn respond(method: &Method, outcome: Result<Answer, Denial>) -> Respo
             response = response.status(status);
             if status == StatusCode::UNAUTHORIZED {
                 response = response.header(WWW_AUTHENTICATE, r#"Bearer realm="toolgate admin""#);
+            }
+            if status == StatusCode::SERVICE_UNAVAILABLE {
+                response = response.header(RETRY_AFTER, 1);
             }
             if !allow.is_empty() {
                 response = response.header(ALLOW, allow);

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::answer::{Answer, Denial};
-use super::reload::{Reload, Reloaded, Trigger};
+use super::reload::{Reload, Reloaded, Trigger, Turn};
 use super::sightings::Sightings;
 use super::tokens::{self, Needs};
 use super::view;
@@ -162,6 +162,16 @@ impl Api {
         &self.reload
     }
 
+    /// Waits for the right to change something. What would be changed once a successor has been told
+    /// would be lost.
+    pub(super) fn turn(&self) -> Result<Turn<'_>, Denial> {
+        let turn = self.reload.turn();
+        match self.reload.bequest().is_under_way() {
+            false => Ok(turn),
+            true => Err(Denial::unavailable("a new process is taking over; ask again in a moment")),
+        }
+    }
+
     /// Notes how every server is now, so that it is known since when.
     pub(super) fn take_note(&self) {
         self.list();
@@ -186,7 +196,7 @@ impl Api {
 
     fn reload_now(&self, asked: &Asked, body: &[u8]) -> Result<Answer, Denial> {
         parse::<Nothing>(body)?;
-        let mut turn = self.reload.turn();
+        let mut turn = self.turn()?;
         let before = tag_of(&self.reload.settings());
         check_tag(asked, Some(before.clone()))?;
         if asked.mode == Mode::DryRun {

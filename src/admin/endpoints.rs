@@ -53,7 +53,7 @@ impl Api {
         let endpoint =
             config::endpoint(&url, weight.unwrap_or(1)).map_err(Denial::unprocessable)?;
         let source = source(&lease)?;
-        let _turn = self.reload().turn();
+        let _turn = self.turn()?;
         let pool = self.pool(server)?;
         check_tag(asked, self.tag(server))?;
         let before = own_member(&pool, name, Some(id_of(&endpoint.url)))?;
@@ -64,19 +64,18 @@ impl Api {
         if asked.mode == Mode::Real {
             let kept = KeptEndpoint { url: endpoint.url.clone(), weight: endpoint.weight };
             let kept = (source == Source::Permanent).then_some(kept);
+            let kept_before = self.reload().registrations().endpoint(server, name);
             self.keep((server, name), kept)?;
             let registered = Registered { name: name.clone(), endpoint, source };
             match self.reload().shared().fleet().register(server, registered, now_ms()) {
                 Change::Made | Change::Kept => {}
                 Change::Foreign | Change::Unknown => {
                     // A discovery was faster.
-                    self.keep((server, name), None)?;
+                    self.keep((server, name), kept_before)?;
                     return Err(foreign());
                 }
             }
-            if pool.members().endpoints().iter().any(|endpoint| !endpoint.is_resolved()) {
-                upstream::resolve_now(std::slice::from_ref(&pool));
-            }
+            // A name is looked up in the background, with the next ticks; nobody is sent there before.
             let after = member(&pool, name);
             let (before, after) = (described(before.as_ref()), described(after.as_ref()));
             // A heartbeat that changes nothing but the time is no change.
@@ -93,7 +92,7 @@ impl Api {
         asked: &Asked,
         (server, name): (&String, &String),
     ) -> Result<Answer, Denial> {
-        let _turn = self.reload().turn();
+        let _turn = self.turn()?;
         let pool = self.pool(server)?;
         check_tag(asked, self.tag(server))?;
         let before = own_member(&pool, name, None)?;
@@ -147,7 +146,7 @@ impl Api {
         (what, after): (&str, &str),
         change: impl FnOnce(&upstream::Fleet) -> Change,
     ) -> Result<Answer, Denial> {
-        let _turn = self.reload().turn();
+        let _turn = self.turn()?;
         let pool = self.pool(server)?;
         let before = member(&pool, name).ok_or_else(unknown)?;
         check_tag(asked, self.tag(server))?;

@@ -3,6 +3,7 @@
 mod probes;
 mod difference;
 mod registrations;
+mod handover;
 mod reload;
 mod answer;
 mod tokens;

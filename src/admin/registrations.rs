@@ -208,7 +208,8 @@ impl Registrations {
     }
 }
 
-fn read<T: DeserializeOwned + Default>(path: &Path) -> io::Result<T> {
+/// Reads one of the gateway's own files, which need not exist.
+pub(super) fn read<T: DeserializeOwned + Default>(path: &Path) -> io::Result<T> {
     let text = match fs::read(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(T::default()),
@@ -223,7 +224,7 @@ fn read<T: DeserializeOwned + Default>(path: &Path) -> io::Result<T> {
 }
 
 /// Writes a whole file that outlives a crash of the machine, for this user only.
-fn write(path: &Path, content: &impl Serialize) -> io::Result<()> {
+pub(super) fn write(path: &Path, content: &impl Serialize) -> io::Result<()> {
     if let Some(directory) = path.parent() {
         DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
     }

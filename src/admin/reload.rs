@@ -9,8 +9,10 @@ use arc_swap::ArcSwap;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::difference::Difference;
+use super::handover::Bequest;
 use super::registrations::{Registrations, Servers};
 use crate::config::{self, Marks, Problems, Settings, Watch};
+use crate::lifecycle::Belongings;
 use crate::proxy::Shared;
 use crate::snapshot::Snapshot;
 
@@ -21,6 +23,7 @@ pub struct Reload {
     shared: Arc<Shared>,
     settings: ArcSwap<Settings>,
     registrations: Registrations,
+    bequest: Bequest,
     watch: Mutex<Watch>,
 }
 
@@ -39,6 +42,8 @@ pub enum Trigger {
     Files,
     /// The admin API.
     Operator,
+    /// The process before may have changed it since this one read it.
+    Upgrade,
 }
 
 /// What reading the configuration again has led to.
@@ -70,6 +75,7 @@ impl Trigger {
             Self::Signal => "SIGHUP",
             Self::Files => "a file changed",
             Self::Operator => "admin",
+            Self::Upgrade => "upgrade",
         }
     }
 }
@@ -94,6 +100,7 @@ impl Reload {
             shared,
             settings: ArcSwap::from_pointee(settings.clone()),
             registrations,
+            bequest: Bequest::new(&settings.state_dir),
             watch: Mutex::default(),
         };
         // How the files looked when they were read is not known: they will be read once more, which
@@ -117,6 +124,25 @@ impl Reload {
 
     pub(super) fn registrations(&self) -> &Registrations {
         &self.registrations
+    }
+
+    /// What goes over to a successor.
+    pub(super) fn bequest(&self) -> &Bequest {
+        &self.bequest
+    }
+
+    /// Takes what the process before had and this one does not know yet. To be called once its
+    /// sockets are here: it changes nothing any more.
+    pub fn take_over(&self) {
+        // A configuration that is refused is in the log; what was read before is in force.
+        drop(self.reload(Trigger::Upgrade));
+        self.bequest.inherit(self.shared.fleet());
+    }
+
+    /// Finishes that when endpoints were discovered, before anybody is served.
+    pub fn taken_over(&self) {
+        self.bequest.drain_found(self.shared.fleet());
+        self.shared.fleet().warm_all();
     }
 
     /// Waits until nobody else changes anything.
@@ -154,7 +180,9 @@ impl Reload {
                 tracing::info!(why, "configuration reloaded: {}", changes.join("; "));
                 "installed"
             }
-            Ok(Reloaded::Unchanged) if trigger == Trigger::Files => "unchanged",
+            Ok(Reloaded::Unchanged) if matches!(trigger, Trigger::Files | Trigger::Upgrade) => {
+                "unchanged"
+            }
             Ok(Reloaded::Unchanged) => {
                 tracing::info!(why, "configuration reloaded: nothing has changed");
                 "unchanged"
@@ -250,5 +278,16 @@ impl Reload {
             }
         }
         Ok(changes)
+    }
+}
+
+impl Belongings for Reload {
+    fn pack(&self, successor: u32) -> io::Result<()> {
+        let _turn = self.turn();
+        self.bequest.pack(self.shared.fleet(), successor)
+    }
+
+    fn unpack(&self) {
+        self.bequest.unpack(self.shared.fleet());
     }
 }

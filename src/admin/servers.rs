@@ -16,7 +16,7 @@ impl Api {
         body: &[u8],
     ) -> Result<Answer, Denial> {
         let (server, routes) = read(name, body)?;
-        let mut turn = self.reload().turn();
+        let mut turn = self.turn()?;
         let servers = self.reload().registrations().servers();
         let before = self.pool(name).ok();
         if before.is_some() && !servers.contains(name) {
@@ -32,7 +32,7 @@ impl Api {
 
     /// Takes a registered server away, with its routes and endpoints.
     pub(super) fn delete_server(&self, asked: &Asked, name: &str) -> Result<Answer, Denial> {
-        let mut turn = self.reload().turn();
+        let mut turn = self.turn()?;
         let servers = self.reload().registrations().servers();
         self.pool(name)?;
         if !servers.contains(name) {
@@ -75,10 +75,18 @@ impl Api {
 /// The server and its routes as an included file would hold them; the configuration checks the rest.
 fn read(name: &str, body: &[u8]) -> Result<(Value, Vec<Value>), Denial> {
     let mut server: Map<String, Value> = parse(body)?;
-    if server.values().any(names_a_variable) {
-        // The environment is the operator's who started the gateway, not of whoever holds a token.
+    // The environment and the files are the operator's who started the gateway, not of whoever holds
+    // a token.
+    if is_variable(name)
+        || server.iter().any(|(key, value)| is_variable(key) || names_a_variable(value))
+    {
         return Err(Denial::unprocessable(
             "a registered server cannot read the environment by ${…}",
+        ));
+    }
+    if server.get("discovery").is_some_and(|discovery| discovery.get("file").is_some()) {
+        return Err(Denial::unprocessable(
+            "a registered server cannot read a file; use `discovery: { dns: URL }`, or register its endpoints",
         ));
     }
     let routes = match server.remove("routes") {
@@ -97,11 +105,16 @@ fn read(name: &str, body: &[u8]) -> Result<(Value, Vec<Value>), Denial> {
     Ok((Value::Object(server), routes))
 }
 
+fn is_variable(text: &str) -> bool {
+    text.contains("${")
+}
+
 fn names_a_variable(value: &Value) -> bool {
+    let in_entry = |(key, value): (&String, &Value)| is_variable(key) || names_a_variable(value);
     match value {
-        Value::String(text) => text.contains("${"),
+        Value::String(text) => is_variable(text),
         Value::Array(items) => items.iter().any(names_a_variable),
-        Value::Object(entries) => entries.values().any(names_a_variable),
+        Value::Object(entries) => entries.iter().any(in_entry),
         Value::Null | Value::Bool(_) | Value::Number(_) => false,
     }
 }
@@ -126,8 +139,15 @@ mod tests {
             r#"{"routes":[{"path":"/n","server":"other"}]}"#,
             r#"{"endpoints":["http://${HOME}/"]}"#,
             r#"{"routes":[{"path":"/${HOME}"}]}"#,
+            r#"{"${HOME}":1}"#,
+            r#"{"health":{"${HOME}":1}}"#,
+            r#"{"owner":"\u0024{HOME}"}"#,
+            r#"{"discovery":{"file":"/etc/passwd"}}"#,
+            r#"{"discovery":{"dns":"http://h/","file":"x"}}"#,
         ] {
             assert!(read("new", bad.as_bytes()).is_err(), "{bad}");
         }
+        assert!(read("${HOME}", b"{}").is_err(), "a name is written into the file, too");
+        assert!(read("new", br#"{"discovery":{"dns":"http://h/"}}"#).is_ok());
     }
 }

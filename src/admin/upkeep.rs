@@ -70,10 +70,15 @@ async fn heard(signal: &mut Option<Signal>) {
 }
 
 fn look(api: &Api) {
-    let expired = api.reload().shared().fleet().expire_leases(now_ms());
-    for (server, endpoint) in expired {
-        tracing::info!(server, endpoint, "the lease has ended");
+    let fleet = api.reload().shared().fleet();
+    let bequest = api.reload().bequest();
+    // While a successor takes over nobody can renew a lease.
+    if !bequest.is_under_way() {
+        for (server, endpoint) in fleet.expire_leases(now_ms()) {
+            tracing::info!(server, endpoint, "the lease has ended");
+        }
     }
+    bequest.drain_found(fleet);
     if api.reload().is_due() {
         reload(api, Trigger::Files);
     }

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use super::{Admin, Listener, Settings};
+use ipnet::IpNet;
+
+use super::{Admin, Listener, ListenerLimits, ProxyProtocol, Settings};
 
 impl Settings {
     /// The keys that differ and take effect only in a new process, in the order of the file.
@@ -20,6 +22,8 @@ impl Settings {
                 "listeners.proxy_protocol",
                 listeners_differ(self, newer, |listener| listener.proxy_protocol),
             ),
+            ("listeners.trusted_proxies", listeners_differ(self, newer, believed_headers)),
+            ("listeners.limits", listeners_differ(self, newer, limits_of_connections)),
             ("health.listen", self.health != newer.health),
             ("admin.listen", admin(self) != admin(newer)),
             ("runtime.threads", self.runtime.threads != newer.runtime.threads),
@@ -27,6 +31,15 @@ impl Settings {
                 "runtime.upstream_idle_connections",
                 self.runtime.upstream_idle_connections != newer.runtime.upstream_idle_connections,
             ),
+            (
+                "runtime.connections_max",
+                self.runtime.connections_max != newer.runtime.connections_max,
+            ),
+            (
+                "runtime.connection_age_max",
+                self.runtime.connection_age_max != newer.runtime.connection_age_max,
+            ),
+            ("runtime.grace", self.runtime.grace != newer.runtime.grace),
             ("state_dir", self.state_dir != newer.state_dir),
             ("telemetry.requests", self.telemetry.requests != newer.telemetry.requests),
             (
@@ -51,4 +64,19 @@ fn listeners_differ<'s, T: PartialEq>(
 /// Certificate and key by name: what the files hold is another matter.
 fn tls_files(listener: &Listener) -> Option<(&Path, &Path)> {
     listener.tls.as_ref().map(|tls| (tls.certificate.as_path(), tls.key.as_path()))
+}
+
+/// Who may write a PROXY protocol header is fixed when the listener is made; whose X-Forwarded-For
+/// is believed is asked for each request.
+fn believed_headers(listener: &Listener) -> &[IpNet] {
+    match listener.proxy_protocol {
+        ProxyProtocol::V2 => &listener.trusted_proxies,
+        ProxyProtocol::Off => &[],
+    }
+}
+
+/// What each connection is bound by from its start; the time for a body is asked for each request.
+fn limits_of_connections(listener: &Listener) -> ListenerLimits {
+    let body_timeout = ListenerLimits::default().body_timeout;
+    ListenerLimits { body_timeout, ..listener.limits.clone() }
 }

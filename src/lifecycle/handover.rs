@@ -10,6 +10,7 @@ use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pingora::server::{Fds, ListenFds};
@@ -28,8 +29,6 @@ const ADDRESSES_BYTES_MAX: usize = 2048;
 const PATH_BYTES_MAX: usize = 107;
 /// How long a successor waits for the sockets.
 const WAIT_MAX: Duration = Duration::from_secs(60);
-/// How long a successor that has the sockets may take to listen.
-const START_MAX: Duration = Duration::from_secs(30);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// The listening sockets of this process, and where they go and come from.
@@ -37,6 +36,20 @@ pub struct Handover {
     serving: PathBuf,
     directory: PathBuf,
     sockets: ListenFds,
+    belongings: Option<Arc<dyn Belongings>>,
+}
+
+/// What a process has beside its sockets, and its successor must have.
+pub trait Belongings: Send + Sync {
+    /// Writes what the successor, the process of this id, would not find otherwise. From now on
+    /// nothing changes here, because it would be lost. Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn pack(&self, successor: u32) -> io::Result<()>;
+
+    /// The successor does not serve: this process goes on as before.
+    fn unpack(&self);
 }
 
 /// Why there was no handover.
@@ -48,8 +61,11 @@ pub enum HandoverFault {
     /// The sockets could not be sent.
     #[error("the sockets could not be sent: {0}")]
     NotSent(String),
-    /// The successor ended, or did nothing.
-    #[error("the successor {0} has the sockets and does not serve")]
+    /// What belongs to this process could not be written.
+    #[error("leases and drains could not be written for the successor: {0}")]
+    NotPacked(String),
+    /// The successor ended.
+    #[error("the successor {0} has ended and does not serve")]
     NotServing(u32),
     /// One message carries so many sockets and no more.
     #[error("more than {SOCKETS_MAX} listeners cannot be handed over")]
@@ -78,7 +94,14 @@ impl Handover {
             serving: state_dir.join(SERVING),
             directory: state_dir.join(DIRECTORY),
             sockets: ListenFds::new(Fds::new().into()),
+            belongings: None,
         }
+    }
+
+    /// The same where this goes over with the sockets.
+    #[must_use]
+    pub fn with(self, belongings: Option<Arc<dyn Belongings>>) -> Self {
+        Self { belongings, ..self }
     }
 
     /// The table that Pingora's listeners take their sockets from, and put new ones into.
@@ -159,6 +182,18 @@ impl Handover {
         if addresses.len() > SOCKETS_MAX || addresses.join(" ").len() > ADDRESSES_BYTES_MAX {
             return Err(HandoverFault::TooMany);
         }
+        let Some(belongings) = &self.belongings else { return self.send(successor).await };
+        let packed = Arc::clone(belongings);
+        let packing = tokio::task::spawn_blocking(move || packed.pack(successor)).await;
+        let handed_over = match packing.map_err(io::Error::other).flatten() {
+            Ok(()) => self.send(successor).await,
+            Err(error) => Err(HandoverFault::NotPacked(error.to_string())),
+        };
+        handed_over.inspect_err(|_| belongings.unpack())
+    }
+
+    /// Sends the sockets and waits for as long as the successor lives: both must not serve.
+    async fn send(&self, successor: u32) -> Result<(), HandoverFault> {
         let path = self.directory.join(SOCKET).display().to_string();
         let sockets = self.sockets();
         // Sending waits for a successor that is not quite there.
@@ -170,9 +205,8 @@ impl Handover {
             Ok(Err(error)) => return Err(HandoverFault::NotSent(error)),
             Err(error) => return Err(HandoverFault::NotSent(error.to_string())),
         }
-        let began = Instant::now();
         while living(&self.serving) != Some(successor) {
-            if began.elapsed() > START_MAX || !is_alive(successor) {
+            if !is_alive(successor) {
                 return Err(HandoverFault::NotServing(successor));
             }
             tokio::time::sleep(LOOK_EVERY).await;

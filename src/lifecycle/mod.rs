@@ -9,7 +9,7 @@ mod handover;
 mod notify;
 mod signals;
 
-pub use handover::{Handover, HandoverFault};
+pub use handover::{Belongings, Handover, HandoverFault};
 pub use notify::{State, notify};
 pub use signals::Signals;
 

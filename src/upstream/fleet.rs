@@ -349,4 +349,24 @@ impl Fleet {
         }
         Some(changed)
     }
+
+    /// What is registered with a lease, by server.
+    pub fn leased(&self) -> Vec<(String, Registered)> {
+        let servers = self.servers.lock();
+        let of_server = |(name, server): (&String, &Server)| {
+            let is_leased = |own: &&Registered| matches!(own.source, Source::Leased { .. });
+            let leased = server.registered.iter().filter(is_leased);
+            leased.map(|own| (name.clone(), own.clone())).collect::<Vec<_>>()
+        };
+        servers.iter().flat_map(of_server).collect()
+    }
+
+    /// Lets every endpoint take its whole share at once, because it had it in the process before.
+    pub fn warm_all(&self) {
+        for pool in self.pools.load().iter() {
+            let endpoints = pool.members();
+            let standings = endpoints.endpoints().iter().map(|endpoint| endpoint.standing());
+            standings.for_each(|standing| standing.is_warm_from_the_start());
+        }
+    }
 }

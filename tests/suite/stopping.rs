@@ -2,12 +2,14 @@
 
 use crate::support::Stage;
 use crate::support::client::{self, Client};
-use crate::support::gateway::Gateway;
+use crate::support::gateway::{Gateway, Successor, free_address};
 use crate::support::http2::Http2;
 use crate::support::message::Message;
+use crate::support::operator::{self, Operator};
 use crate::support::upstream::{
-    Request, Step, Upstream, event, events_end, events_head, mcp, result,
+    Request, Step, Upstream, event, events_end, events_head, mcp, result, sections,
 };
+use serde_json::{Value, json};
 use std::fs;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt as _;
@@ -277,6 +279,103 @@ async fn without_a_good_successor_the_process_goes_on() {
     until("no complaint", async || gateway.diagnostics().contains("does not serve")).await;
     assert_eq!(gateway.probe("/ready").await.status, 200);
     assert_eq!(stage.ask(&Message::call(1, "echo")).await.status, 200);
+}
+
+/// The state of each endpoint by its URL, and whether its lease has time left.
+async fn states(operator: &Operator) -> Vec<(String, String, bool)> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let of = |endpoint: Value| {
+        let lease = endpoint["lease_seconds_left"].as_u64();
+        (text(&endpoint["url"]), text(&endpoint["state"]), lease.is_some_and(|left| left > 0))
+    };
+    operator.endpoints("one").await.into_iter().map(of).collect()
+}
+
+#[tokio::test]
+async fn leases_drains_and_late_registrations_go_over() {
+    let (one, two) = (Upstream::mcp("one").await, Upstream::mcp("two").await);
+    let admin = free_address();
+    let sections = sections(&[one.url()], "");
+    let mut gateway = Gateway::start(&format!("{sections}{}", operator::section(admin))).await;
+    let operator = Operator::new(admin);
+    until("no admin", async || client::try_exchange(admin, &client::get("/live")).await.is_some())
+        .await;
+    let own = operator.endpoints("one").await[0]["id"].as_str().expect("an id").to_owned();
+    let drain = format!("/v1/servers/one/endpoints/{own}/drain");
+    let lease = json!({ "url": two.url(), "weight": 2, "lease": "20m" });
+    let leased = operator.ask("PUT", "/v1/servers/one/endpoints/two", &lease).await;
+    assert_eq!(leased.status, 201, "{}", leased.text());
+    let drained = operator.ask("POST", &drain, &json!({ "deadline": "20m" })).await;
+    assert_eq!(drained.status, 200, "{}", drained.text());
+    let before = states(&operator).await;
+    let successor = gateway.successor(&gateway.config());
+    until_waiting(&gateway).await;
+    // The successor has read its configuration: this one it must read again.
+    let late = json!({ "endpoints": [two.url()], "routes": [{ "path": "/late" }] });
+    let registered = operator.ask("PUT", "/v1/servers/late", &late).await;
+    assert_eq!(registered.status, 201, "{}", registered.text());
+    gateway.signal("QUIT");
+    assert_eq!(gateway.ended().await, Some(0));
+    assert_eq!(serving(&gateway), Some(successor.id()));
+    assert_eq!(states(&operator).await, before);
+    assert_eq!((before[0].1.as_str(), before[1].2), ("draining", true));
+    assert_eq!(operator.endpoints("one").await[1]["weight"], 2);
+    assert!(!gateway.state().join("handover.json").exists());
+    let call = Message::call(1, "echo").at("/late").bytes();
+    let answer = client::exchange(gateway.address, &call).await;
+    assert_eq!(answer.json()["result"]["content"][0]["text"], "two", "{}", answer.text());
+    let undrain = drain.replace("/drain", "/undrain");
+    assert_eq!(operator.ask("POST", &undrain, &json!({})).await.status, 200, "it may change again");
+}
+
+/// Lets a process stand still, or go on.
+fn signal(successor: &Successor, name: &str) {
+    let id = successor.id().to_string();
+    assert!(Command::new("kill").args(["-s", name, &id]).status().expect("kill").success());
+}
+
+#[tokio::test]
+async fn nothing_changes_while_a_successor_takes_its_time() {
+    let (one, two) = (Upstream::mcp("one").await, Upstream::mcp("two").await);
+    let admin = free_address();
+    let sections = sections(&[one.url()], "");
+    let mut gateway = Gateway::start(&format!("{sections}{}", operator::section(admin))).await;
+    let operator = Operator::new(admin);
+    until("no admin", async || client::try_exchange(admin, &client::get("/live")).await.is_some())
+        .await;
+    let path = "/v1/servers/one/endpoints/two";
+    let lease = json!({ "url": two.url(), "lease": "1s" });
+    let mut successor = gateway.successor(&gateway.config());
+    until_waiting(&gateway).await;
+    assert_eq!(operator.ask("PUT", path, &lease).await.status, 201);
+    signal(&successor, "STOP");
+    gateway.signal("QUIT");
+    until("it never began", async || operator.ask("PUT", path, &lease).await.status == 503).await;
+    for (verb, path, body) in [
+        ("PUT", path, &lease),
+        ("DELETE", path, &Value::Null),
+        ("POST", "/v1/servers/one/endpoints/two/drain", &json!({})),
+        ("PUT", "/v1/servers/new", &json!({ "endpoints": [] })),
+        ("POST", "/v1/reload", &json!({})),
+    ] {
+        let answer = operator.ask(verb, path, body).await;
+        assert_eq!(answer.status, 503, "{verb} {path}: {}", answer.text());
+        assert_eq!(answer.field("retry-after"), Some("1"));
+        assert!(answer.text().contains("taking over"), "{}", answer.text());
+    }
+    let written = gateway.state().join("handover.json");
+    let mode = fs::metadata(&written).expect("it was written first").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    // Longer than the lease: nobody can renew it now.
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    assert_eq!(states(&operator).await.len(), 2, "reads go on, and the lease does too");
+    signal(&successor, "KILL");
+    successor.ended().await;
+    until("never again", async || operator.ask("PUT", path, &lease).await.status == 200).await;
+    assert!(!written.exists());
+    assert!(gateway.diagnostics().contains("no handover"), "{}", gateway.diagnostics());
+    gateway.signal("TERM");
+    assert_eq!(gateway.ended().await, Some(0));
 }
 
 #[tokio::test]

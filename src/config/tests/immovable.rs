@@ -36,8 +36,23 @@ fn what_cannot_change_is_told() {
     check("127.0.0.1:1 }", "127.0.0.1:1, proxy_protocol: v2 }", &["listeners.proxy_protocol"]);
     check(
         "127.0.0.1:1 }",
-        "127.0.0.1:1, allowed_hosts: [a], allowed_origins: [], trusted_proxies: [10.0.0.0/8], limits: { head_timeout: 1s } }",
+        "127.0.0.1:1, allowed_hosts: [a], allowed_origins: [], trusted_proxies: [10.0.0.0/8], limits: { body_timeout: 1s } }",
         &[],
+    );
+    for limit in [
+        "head_bytes_max: 8KiB",
+        "head_timeout: 1s",
+        "idle_timeout: 1s",
+        "requests_per_connection_max: 1",
+        "streams_per_connection_max: 1",
+    ] {
+        let limits = format!("127.0.0.1:1, limits: {{ {limit} }} }}");
+        check("127.0.0.1:1 }", &limits, &["listeners.limits"]);
+    }
+    check(
+        "127.0.0.1:1 }",
+        "127.0.0.1:1, proxy_protocol: v2, trusted_proxies: [10.0.0.0/8] }",
+        &["listeners.proxy_protocol", "listeners.trusted_proxies"],
     );
     check("127.0.0.1:3", "127.0.0.1:5", &["health.listen"]);
     check("health: { listen: 127.0.0.1:3 }\n", "", &["health.listen"]);
@@ -53,11 +68,10 @@ fn what_cannot_change_is_told() {
         "threads: 2, upstream_idle_connections: 2",
         &["runtime.upstream_idle_connections"],
     );
-    check(
-        "threads: 2",
-        "threads: 2, connections_max: 2, streams_max: 2, grace: 1s, connection_age_max: 0s",
-        &[],
-    );
+    check("threads: 2", "threads: 2, connections_max: 2", &["runtime.connections_max"]);
+    check("threads: 2", "threads: 2, connection_age_max: 0s", &["runtime.connection_age_max"]);
+    check("threads: 2", "threads: 2, grace: 1s", &["runtime.grace"]);
+    check("threads: 2", "threads: 2, streams_max: 2", &[]);
     check("runtime", "state_dir: other\nruntime", &["state_dir"]);
     check("runtime", "telemetry: { requests: off }\nruntime", &["telemetry.requests"]);
     check("runtime", "telemetry: { labels: { callers_max: 1 } }\nruntime", &["telemetry.labels"]);
