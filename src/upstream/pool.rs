@@ -370,3 +370,72 @@ fn matches(pattern: &str, name: &str) -> bool {
     }
     name.ends_with(rest)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Loss, Pool};
+    use crate::config;
+    use crate::upstream::standing::Probed;
+    use crate::upstream::{Fleet, Load, Otherwise, Wanted};
+    use std::collections::HashSet;
+    use std::sync::Arc;
+
+    const NOW: u64 = 1_000_000;
+
+    fn pool(server: &str) -> Arc<Pool> {
+        let urls: Vec<_> = (1..=4).map(|number| format!("http://10.0.0.{number}/mcp")).collect();
+        let yaml = format!(
+            "listen: 127.0.0.1:1\nservers: {{ s: {{ endpoints: [{}], {server} }} }}\nroutes: [{{ path: /mcp, server: s }}]",
+            urls.join(", ")
+        );
+        let settings = config::parse(&yaml, "test", &|_| None).expect("settings");
+        let fleet = Fleet::new();
+        let pools = fleet.prepare(&settings.servers, NOW);
+        fleet.install(&pools, NOW);
+        Arc::clone(&pools[0])
+    }
+
+    /// The endpoints that a hundred keys lead to.
+    fn chosen(pool: &Pool, otherwise: Otherwise) -> HashSet<u64> {
+        let choose = |key: u64| {
+            let key = key.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes();
+            let (random, load, now_ms) = (fastrand::u64(..), Load::Calls, NOW + 1);
+            let wanted = Wanted { key: &key, random, tried: &[], load, otherwise, now_ms };
+            pool.choose(&wanted).map(|endpoint| endpoint.id())
+        };
+        (0..100).filter_map(choose).collect()
+    }
+
+    #[test]
+    fn no_more_than_the_fraction_is_ejected_and_a_panic_ignores_states() {
+        let ejection = "ejection: { consecutive_failures: 1, fraction_max: 0.5, panic_below: 0.3 }";
+        let pool = pool(ejection);
+        let endpoints = pool.members().endpoints().to_vec();
+        let ejected = endpoints.iter().filter(|endpoint| pool.failed(endpoint, NOW).is_some());
+        assert_eq!(ejected.count(), 2, "half of four");
+        assert_eq!(chosen(&pool, Otherwise::Trust).len(), 2);
+        assert_eq!(pool.must_leave(&endpoints[0], NOW + 1), Some(Loss::Ejected));
+        endpoints[2].standing().probed(Probed::Unhealthy, NOW);
+        // One of four is in order, fewer than the bound says: all are tried, and nobody moves.
+        assert_eq!(chosen(&pool, Otherwise::Trust).len(), 4);
+        assert!(chosen(&pool, Otherwise::Nothing).is_empty());
+        assert_eq!(pool.must_leave(&endpoints[0], NOW + 1), None);
+        endpoints[2].standing().probed(Probed::Healthy, NOW);
+        assert_eq!(chosen(&pool, Otherwise::Trust).len(), 2);
+    }
+
+    #[test]
+    fn tools_may_run_twice_only_by_name() {
+        let pool = pool("retries: { tools: [\"read_*\", now] }");
+        let rows = [("read_file", true), ("now", true), ("nowhere", false), ("write_file", false)];
+        for (tool, expected) in rows {
+            assert_eq!(pool.may_repeat(tool), expected, "{tool}");
+        }
+    }
+
+    #[test]
+    fn a_pool_without_budget_does_not_retry() {
+        assert!(!pool("retries: { budget: 0 }").may_retry(NOW));
+        assert!(pool("retries: { budget: 0.1 }").may_retry(NOW));
+    }
+}
