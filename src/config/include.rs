@@ -150,31 +150,28 @@ fn matching_entries(directory: &Path, pattern: &str) -> Vec<PathBuf> {
     paths
 }
 
-/// `*` stands for any characters, `?` for one; going back only to the last `*` keeps it linear in practice.
-fn wildcard_matches(pattern: &str, name: &str) -> bool {
-    let (pattern, name): (Vec<char>, Vec<char>) =
-        (pattern.chars().collect(), name.chars().collect());
-    let (mut at_pattern, mut at_name) = (0, 0);
-    let mut star: Option<(usize, usize)> = None;
-    while at_name < name.len() {
-        match pattern.get(at_pattern) {
-            Some('*') => {
-                star = Some((at_pattern, at_name));
-                at_pattern += 1;
+/// Whether a name fits a pattern: `*` stands for any characters, `?` for one. Going back only to the
+/// last `*` keeps it linear in practice.
+pub fn wildcard_matches(pattern: &str, name: &str) -> bool {
+    let (mut pattern, mut name) = (pattern.chars(), name.chars());
+    let mut star = None;
+    loop {
+        match (pattern.next(), name.clone().next()) {
+            (Some('*'), _) => star = Some((pattern.clone(), name.clone())),
+            (Some(wanted), Some(found)) if wanted == '?' || wanted == found => {
+                name.next();
             }
-            Some(c) if *c == '?' || *c == name[at_name] => {
-                at_pattern += 1;
-                at_name += 1;
-            }
+            (None, None) => return true,
             _ => {
-                let Some((star_pattern, star_name)) = star else { return false };
-                star = Some((star_pattern, star_name + 1));
-                at_pattern = star_pattern + 1;
-                at_name = star_name + 1;
+                // The last `*` takes one character more.
+                let Some((after_star, rest)) = &mut star else { return false };
+                if rest.next().is_none() {
+                    return false;
+                }
+                (pattern, name) = (after_star.clone(), rest.clone());
             }
         }
     }
-    pattern[at_pattern..].iter().all(|c| *c == '*')
 }
 
 #[cfg(test)]

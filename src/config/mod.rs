@@ -40,6 +40,7 @@ pub use balance::{Balance, HashKey, OnEndpointLoss};
 pub use discovery::{Discovery, endpoints_file};
 pub use endpoints::{Endpoint, endpoint};
 pub use identity::{Anonymous, ApiKey, Identity};
+pub use include::wildcard_matches;
 pub use listeners::{Listener, ListenerLimits, ProxyProtocol, Tls};
 pub use place::{Place, Sources};
 pub use problem::{Problem, Problems};

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::retry_budget::RetryBudget;
 use super::standing::{Fault, State};
 use super::{Chooser, Endpoint, Otherwise, Wanted};
-use crate::config::{self, Balance, HashKey, Timeouts};
+use crate::config::{self, Balance, HashKey, Timeouts, wildcard_matches};
 
 /// One MCP server as one configuration describes it. Its endpoints may come and go meanwhile.
 pub struct Pool {
@@ -310,7 +310,7 @@ impl Pool {
 
     /// Whether the operator says that this tool may run twice.
     pub fn may_repeat(&self, tool: &str) -> bool {
-        self.settings.retries.tools.iter().any(|pattern| matches(pattern, tool))
+        self.settings.retries.tools.iter().any(|pattern| wildcard_matches(pattern, tool))
     }
 
     /// Tells when streams should look whether their endpoint still is theirs.
@@ -356,19 +356,6 @@ impl Pool {
     pub fn learn_session_habit(&self, habit: SessionHabit) {
         self.life.session_habit.store(habit as u8, Ordering::Relaxed);
     }
-}
-
-/// Whether a name fits a pattern, in which `*` stands for anything.
-fn matches(pattern: &str, name: &str) -> bool {
-    let Some((head, rest)) = pattern.split_once('*') else { return pattern == name };
-    let Some(mut name) = name.strip_prefix(head) else { return false };
-    let mut rest = rest;
-    while let Some((middle, after)) = rest.split_once('*') {
-        let Some(at) = name.find(middle) else { return false };
-        name = &name[at + middle.len()..];
-        rest = after;
-    }
-    name.ends_with(rest)
 }
 
 #[cfg(test)]
