@@ -94,7 +94,7 @@ impl Gateway {
     ) -> Result<Begun, Option<Reason>> {
         forward.pool.count_request();
         let mut tried = Tried::of(&ctx.record.method);
-        if let Some(held) = forward.held()
+        if let Some(held) = forward.held().filter(|held| held.is_away())
             && ctx.snapshot.sessions.is_silent_since_move(held.key())
         {
             // The client has seen no event of the endpoint where its session lives now.
