@@ -383,8 +383,8 @@ async fn abandoned_sessions_are_ended_at_their_server() {
 
 #[tokio::test]
 async fn a_full_endpoint_lets_some_wait_and_refuses_the_rest() {
-    let (go, script_go) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
-    let gate = Arc::clone(&script_go);
+    let go = Arc::new(Semaphore::new(0));
+    let gate = Arc::clone(&go);
     let script = move |request: &Request| {
         let answer = result(&request.json()["id"], "done").to_string();
         vec![
@@ -392,7 +392,6 @@ async fn a_full_endpoint_lets_some_wait_and_refuses_the_rest() {
             plain(200, "content-type: application/json\r\n", answer.as_bytes()),
         ]
     };
-    drop(go);
     let upstream = Upstream::start(script).await;
     let more = ", breaker: { in_flight_max: 2, pending_max: 3 }";
     let gateway = Gateway::start(&sections(&[upstream.url()], more)).await;
@@ -410,7 +409,7 @@ async fn a_full_endpoint_lets_some_wait_and_refuses_the_rest() {
         (503, 503, json!(9))
     );
     assert_eq!(upstream.take().len(), 2, "the others wait in the gateway");
-    script_go.add_permits(100);
+    go.add_permits(100);
     while let Some(status) = calls.join_next().await {
         assert_eq!(status.expect("asked"), 200);
     }

@@ -215,6 +215,46 @@ async fn a_call_goes_elsewhere_when_its_endpoint_is_away() {
     assert_eq!(alive.take().len(), 48);
 }
 
+#[tokio::test]
+async fn equal_keys_meet_on_one_replica_whatever_is_hashed() {
+    let replicas = [Upstream::mcp("a").await, Upstream::mcp("b").await, Upstream::mcp("c").await];
+    let urls: Vec<String> = replicas.iter().map(Upstream::url).collect();
+    let digest = |number: usize| {
+        let key = format!("key-{number}");
+        let digest = ring::digest::digest(&ring::digest::SHA256, key.as_bytes());
+        digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    // Callers 0, 2, 4 ... belong to one tenant, the others to another.
+    let key = |n: usize| format!("{{ caller: c{n}, tenant: t{}, sha256: {} }}", n % 2, digest(n));
+    let keys: Vec<String> = (0..20).map(key).collect();
+    // What is hashed, what tells the key of call `n`, and at how many replicas twenty calls end.
+    type KeyOf = fn(usize) -> usize;
+    let rows: [(&str, KeyOf, bool); 4] = [
+        ("caller", |n| n, true),
+        ("tenant", |n| n % 2, false),
+        ("header:x-team", |n| n / 2, true),
+        ("tool", |_| 0, false),
+    ];
+    for (hashed, key_of, spreads) in rows {
+        let more = format!(", balance: {{ key: \"{hashed}\" }}");
+        let identity = format!("identity: {{ api_keys: [{}] }}\n", keys.join(", "));
+        let gateway = Gateway::start(&format!("{}{identity}", sections(&urls, &more))).await;
+        let mut homes = std::collections::HashMap::new();
+        for n in (0..20).chain(0..20) {
+            let call = Message::call(1, "echo")
+                .field("authorization", &format!("Bearer key-{n}"))
+                .field("x-team", &format!("team-{}", n / 2));
+            let answer = client::exchange(gateway.address, &call.bytes()).await;
+            let home = answer.json()["result"]["content"][0]["text"].clone();
+            assert!(home.is_string(), "{}", answer.text());
+            let known = homes.entry(key_of(n)).or_insert_with(|| home.clone());
+            assert_eq!(*known, home, "{hashed}: the key of call {n} moved");
+        }
+        let met: std::collections::HashSet<String> = homes.values().map(Value::to_string).collect();
+        assert_eq!(met.len() == 3, spreads, "{hashed} {met:?}");
+    }
+}
+
 /// A server that closes a kept connection on the second request it gets there, without a word.
 fn closes_on_the_second(request: &Request) -> Vec<Step> {
     match request.place.1 {

@@ -122,6 +122,21 @@ async fn a_kept_connection_has_its_next_request_answered() {
 }
 
 #[tokio::test]
+async fn streams_end_whole_and_say_when_to_come_back() {
+    let upstream = Upstream::mcp("one").await;
+    let mut gateway = Gateway::start(&upstream.sections()).await;
+    let mut client = Client::connect(gateway.address).await;
+    client.send(&Message::stream(&session(&gateway).await).bytes()).await;
+    client.body_after_head("data: {}\n\n").await;
+    gateway.signal("TERM");
+    client.body_with("retry: ").await;
+    while client.part().await.is_some() {}
+    assert!(client.body_is_whole(), "the stream was cut");
+    assert_eq!(gateway.ended().await, Some(0));
+    assert!(!gateway.diagnostics().contains("grace period is over"));
+}
+
+#[tokio::test]
 async fn the_grace_period_is_the_longest_a_stream_can_hold_the_process() {
     let upstream = Upstream::start(endless).await;
     let sections = format!("{}runtime: {{ grace: 2s }}\n", upstream.sections());
