@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use ring::digest::{SHA256, digest};
+use serde_json::Map;
 
-use super::caller::{Caller, Method};
+use super::caller::{Caller, Method, Proven};
 use crate::config;
 
 /// The callers by the digest of their key.
@@ -20,7 +21,15 @@ impl ApiKeys {
             .iter()
             .map(|key| {
                 let config::ApiKey { caller, tenant, scopes, sha256 } = key.clone();
-                (sha256, Arc::new(Caller::new(caller, tenant, scopes, Method::ApiKey)))
+                let proven = Proven {
+                    id: caller,
+                    issuer: None,
+                    tenant,
+                    scopes,
+                    claims: Map::new(),
+                    method: Method::ApiKey,
+                };
+                (sha256, Arc::new(Caller::new(proven)))
             })
             .collect();
         Self { callers }

@@ -1,15 +1,31 @@
 //! The proven identity of a request.
 
-use ring::digest::{SHA256, digest};
+use ring::digest::{Context, SHA256};
+use serde_json::{Map, Value};
 
-/// Who calls, proven. Everything about one caller is computed once, when its key is loaded.
+/// Who calls, proven. Everything about one caller is computed once, when its proof is checked.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Caller {
-    id: String,
-    tenant: Option<String>,
-    scopes: Vec<String>,
-    method: Method,
+    proven: Proven,
     digest: [u8; 16],
+    fingerprint: [u8; 16],
+}
+
+/// What a proof says of a caller.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Proven {
+    /// The name for logs, metrics and rules.
+    pub id: String,
+    /// Who vouches for the caller beyond this gateway; the same id of two issuers is two callers.
+    pub issuer: Option<String>,
+    /// The tenant the caller belongs to.
+    pub tenant: Option<String>,
+    /// What the caller may ask for.
+    pub scopes: Vec<String>,
+    /// What else its token says.
+    pub claims: Map<String, Value>,
+    /// How the caller proved itself.
+    pub method: Method,
 }
 
 /// How the caller proved itself.
@@ -19,56 +35,142 @@ pub enum Method {
     Anonymous,
     /// By an API key.
     ApiKey,
+    /// By a signed token (RFC 7519).
+    Jwt,
+    /// By a token that its issuer vouches for when asked (RFC 7662).
+    Introspection,
+    /// By a client certificate.
+    Certificate,
+}
+
+impl Method {
+    /// The method's name in rules and in the audit record.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Anonymous => "anonymous",
+            Self::ApiKey => "api_key",
+            Self::Jwt => "jwt",
+            Self::Introspection => "introspection",
+            Self::Certificate => "certificate",
+        }
+    }
 }
 
 impl Caller {
-    /// A caller proven by `method`.
-    pub fn new(id: String, tenant: Option<String>, scopes: Vec<String>, method: Method) -> Self {
-        let mut digest_of = vec![method as u8];
-        digest_of.extend_from_slice(id.as_bytes());
-        let mut short = [0; 16];
-        short.copy_from_slice(&digest(&SHA256, &digest_of).as_ref()[..16]);
-        Self { id, tenant, scopes, method, digest: short }
+    /// The caller that a proof speaks of.
+    pub fn new(mut proven: Proven) -> Self {
+        proven.scopes.sort_unstable();
+        proven.scopes.dedup();
+        let Proven { id, issuer, tenant, scopes, claims, method } = &proven;
+        let mut identity = vec![*method as u8];
+        identity.extend_from_slice(id.as_bytes());
+        if let Some(issuer) = issuer {
+            identity.push(0);
+            identity.extend_from_slice(issuer.as_bytes());
+        }
+        // Their JSON form keeps the parts apart; maps are in the order of their keys.
+        let all = serde_json::json!([id, issuer, tenant, scopes, claims, method.as_str()]);
+        let (digest, fingerprint) = (short(&identity), short(all.to_string().as_bytes()));
+        Self { proven, digest, fingerprint }
     }
 
     /// The one caller that everybody without a credential is.
     pub fn anonymous() -> Self {
-        Self::new("anonymous".to_owned(), None, Vec::new(), Method::Anonymous)
+        Self::new(Proven {
+            id: "anonymous".to_owned(),
+            issuer: None,
+            tenant: None,
+            scopes: Vec::new(),
+            claims: Map::new(),
+            method: Method::Anonymous,
+        })
     }
 
-    /// The name in the configuration, for logs, metrics and rules.
+    /// The name, for logs, metrics and rules.
     pub fn id(&self) -> &str {
-        &self.id
+        &self.proven.id
+    }
+
+    /// Who vouches for the caller beyond this gateway.
+    pub fn issuer(&self) -> Option<&str> {
+        self.proven.issuer.as_deref()
     }
 
     /// The tenant the caller belongs to.
     pub fn tenant(&self) -> Option<&str> {
-        self.tenant.as_deref()
+        self.proven.tenant.as_deref()
     }
 
-    /// The scopes granted to the caller.
+    /// The scopes granted to the caller, in order, each once.
     pub fn scopes(&self) -> &[String] {
-        &self.scopes
+        &self.proven.scopes
+    }
+
+    /// What else the caller's token says.
+    pub fn claims(&self) -> &Map<String, Value> {
+        &self.proven.claims
     }
 
     /// How the caller proved itself.
     pub fn method(&self) -> Method {
-        self.method
+        self.proven.method
     }
 
-    /// What sessions are bound to. The method is in it: a key named `anonymous` is not everybody.
+    /// Who the caller is, whatever it may do: what sessions are bound to and limits count by. The
+    /// method is in it (a key named `anonymous` is not everybody), and so is the issuer.
     pub fn digest(&self) -> &[u8; 16] {
         &self.digest
     }
+
+    /// Who the caller is and all that rules may ask about it: two callers with one fingerprint are
+    /// decided alike.
+    pub fn fingerprint(&self) -> &[u8; 16] {
+        &self.fingerprint
+    }
+}
+
+fn short(bytes: &[u8]) -> [u8; 16] {
+    let mut context = Context::new(&SHA256);
+    context.update(bytes);
+    let mut short = [0; 16];
+    short.copy_from_slice(&context.finish().as_ref()[..16]);
+    short
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Caller, Method};
+    use super::{Caller, Method, Proven};
+    use serde_json::Map;
+
+    fn caller(method: Method, issuer: Option<&str>, scopes: &[&str]) -> Caller {
+        Caller::new(Proven {
+            id: "anonymous".to_owned(),
+            issuer: issuer.map(str::to_owned),
+            tenant: None,
+            scopes: scopes.iter().map(|scope| (*scope).to_owned()).collect(),
+            claims: Map::new(),
+            method,
+        })
+    }
 
     #[test]
     fn callers_with_one_name_and_two_proofs_differ() {
-        let by_key = Caller::new("anonymous".to_owned(), None, Vec::new(), Method::ApiKey);
+        let by_key = caller(Method::ApiKey, None, &[]);
         assert_ne!(by_key.digest(), Caller::anonymous().digest());
+        let (one, other) = (
+            caller(Method::Jwt, Some("https://a"), &[]),
+            caller(Method::Jwt, Some("https://b"), &[]),
+        );
+        assert_ne!(one.digest(), other.digest());
+    }
+
+    #[test]
+    fn what_a_caller_may_do_changes_its_fingerprint_and_not_its_digest() {
+        let (less, more) =
+            (caller(Method::ApiKey, None, &["a"]), caller(Method::ApiKey, None, &["b", "a", "b"]));
+        assert_eq!(less.digest(), more.digest());
+        assert_ne!(less.fingerprint(), more.fingerprint());
+        assert_eq!(more.scopes(), ["a", "b"]);
+        assert_eq!(more.fingerprint(), caller(Method::ApiKey, None, &["a", "b"]).fingerprint());
     }
 }

@@ -3,7 +3,7 @@
 mod api_key;
 mod caller;
 
-pub use caller::{Caller, Method};
+pub use caller::{Caller, Method, Proven};
 
 use std::sync::Arc;
 
