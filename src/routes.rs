@@ -19,6 +19,8 @@ pub struct Route {
     pub target: Arc<Pool>,
     /// Largest body a client may send, in bytes.
     pub body_bytes_max: usize,
+    /// Largest list that is held to be filtered, in bytes.
+    pub list_bytes_max: usize,
     /// The route's metric handles.
     pub metrics: RouteMetrics,
 }
@@ -40,6 +42,7 @@ impl Routes {
                     digest: digest_of(&route.path),
                     target,
                     body_bytes_max: route.body_bytes_max,
+                    list_bytes_max: route.list_bytes_max,
                     metrics: metrics.route(&route.path),
                 };
                 Some((route.path.clone(), Arc::new(route)))

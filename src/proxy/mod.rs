@@ -12,6 +12,7 @@ mod head;
 mod hosts;
 mod http1;
 mod idle;
+mod listing;
 mod logging;
 mod moving;
 mod own_request;

@@ -73,6 +73,7 @@ fn row(reason: Reason) -> (u16, i32, &'static str) {
         Reason::EndpointUnreachable => (502, 502, "the server cannot be reached"),
         Reason::EndpointTimeout => (504, 504, "the server did not answer in time"),
         Reason::EndpointBroken => (502, 502, "the server's answer was broken"),
+        Reason::ListTooLarge => (502, 502, "the server's list is too large to be filtered"),
         Reason::Internal => (500, jsonrpc::INTERNAL_ERROR, "internal error"),
     }
 }

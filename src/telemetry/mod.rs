@@ -1,15 +1,19 @@
 //! How is the gateway doing? Metrics, the request log, and the closed list of reasons both share.
 
+mod calls;
 mod clock;
 mod endpoints;
 mod logs;
 mod metrics;
 mod reason;
+mod repeats;
 mod sessions;
 
+pub use calls::{CallDetail, RpcCode};
 pub use clock::rfc3339;
 pub use endpoints::{EndpointMetrics, EndpointShown};
 pub use logs::{Format, Line, RequestLog, start_diagnostics};
 pub use metrics::{Labels, Metrics, Outcome, RouteMetrics};
 pub use reason::Reason;
+pub use repeats::{CallKey, Repeats};
 pub use sessions::SessionMetrics;

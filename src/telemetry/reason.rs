@@ -71,6 +71,8 @@ reasons! {
     EndpointTimeout => "endpoint_timeout",
     /// The endpoint's answer broke HTTP or ended early.
     EndpointBroken => "endpoint_broken",
+    /// The endpoint's list, of which the caller may not see all, is larger than may be held.
+    ListTooLarge => "list_too_large",
     /// A fault of the gateway itself.
     Internal => "internal",
 }

@@ -238,6 +238,11 @@ const ROUTES_AND_IDENTITY: &[Row] = &[
         "routes: [{ path: /mcp, server: everything, body_bytes_max: 1KiB }]\n",
         |s| s.routes[0].body_bytes_max == 1024,
     ),
+    (
+        "routes[].list_bytes_max",
+        "routes: [{ path: /mcp, server: everything, list_bytes_max: 1KiB }]\n",
+        |s| s.routes[0].list_bytes_max == 1024,
+    ),
     ("identity", "identity: {}\n", |s| s.identity.anonymous == Anonymous::Allow),
     ("identity.anonymous", "listen: 0.0.0.0:1\nidentity: { anonymous: allow }\n", |s| {
         s.identity.anonymous == Anonymous::Allow
