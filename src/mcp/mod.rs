@@ -1,5 +1,6 @@
 //! What MCP says, as pure rules: revisions, methods, headers, and whether a request keeps them.
 
+mod annotations;
 mod answer;
 mod call;
 mod headers;
@@ -9,6 +10,7 @@ mod session;
 mod sse;
 mod violation;
 
+pub use annotations::Annotations;
 pub use answer::Answer;
 pub use call::{Call, Kind};
 pub use headers::{
