@@ -17,6 +17,7 @@ mod logging;
 mod moving;
 mod own_request;
 mod parked;
+mod placing;
 mod plan;
 mod proxy_protocol;
 mod proxy_upstream_filter;
