@@ -22,6 +22,8 @@ mod balance;
 mod resilience;
 mod servers;
 mod routes;
+mod certificates;
+mod tokens;
 mod identity;
 mod telemetry;
 mod include;
@@ -37,11 +39,14 @@ use std::sync::Arc;
 
 pub use admin::{Admin, Role, Token};
 pub use balance::{Balance, HashKey, OnEndpointLoss};
+pub use certificates::{CertificateName, Certificates};
 pub use discovery::{Discovery, endpoints_file};
 pub use endpoints::{Endpoint, endpoint};
 pub use identity::{Anonymous, ApiKey, Identity};
 pub use include::wildcard_matches;
-pub use listeners::{Listener, ListenerLimits, ProxyProtocol, Tls};
+pub use listeners::{
+    ClientCertificate, ClientTls, Listener, ListenerLimits, ProxyProtocol, Tls,
+};
 pub use place::{Place, Sources};
 pub use problem::{Problem, Problems};
 pub use resilience::{Breaker, Ejection, Health, Probe, Retries};
@@ -52,6 +57,7 @@ pub use secret::Secret;
 pub use servers::{Protocol, Server, Timeouts};
 pub use sessions::{Reap, Sessions};
 pub use telemetry::{RequestLog, Telemetry};
+pub use tokens::{Algorithm, Introspection, Jwks, Jwt, KeySource, Meaning, TokenType};
 pub use url::Scheme;
 pub use watch::{Marks, Watch};
 
