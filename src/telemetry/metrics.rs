@@ -11,7 +11,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use super::{EndpointMetrics, Reason, SessionMetrics};
+use super::{EndpointMetrics, IdentityMetrics, Reason, SessionMetrics};
 use crate::mcp::well_known;
 
 /// The label value that stands for every name beyond the cap, and for names no server confirmed.
@@ -92,6 +92,8 @@ pub struct Metrics {
     /// Long-lived streams open now.
     pub streams: IntGauge,
     ejections: IntCounterVec,
+    /// Issuers of keys and tokens.
+    pub identity: IdentityMetrics,
     /// Legacy sessions.
     pub sessions: SessionMetrics,
     /// Lines of the request log that found no room.
@@ -214,6 +216,7 @@ impl Metrics {
                 "Client connections open now.",
             ),
             streams: gauge(&registry, "toolgate_streams_open", "Long-lived streams open now."),
+            identity: IdentityMetrics::new(&registry),
             sessions: SessionMetrics::new(&registry),
             ejections: counters(
                 &registry,
