@@ -6,6 +6,7 @@ use std::sync::Arc;
 use ring::digest::{SHA256, digest};
 
 use crate::config;
+use crate::identity::Audience;
 use crate::telemetry::{Metrics, RouteMetrics};
 use crate::upstream::Pool;
 
@@ -17,6 +18,8 @@ pub struct Route {
     pub digest: [u8; 16],
     /// What answers.
     pub target: Arc<Pool>,
+    /// What tokens for this route name.
+    pub audience: Audience,
     /// Largest body a client may send, in bytes.
     pub body_bytes_max: usize,
     /// Largest list that is held to be filtered, in bytes.
@@ -41,6 +44,7 @@ impl Routes {
                     path: route.path.clone(),
                     digest: digest_of(&route.path),
                     target,
+                    audience: Audience::new(route.public_url.as_deref()),
                     body_bytes_max: route.body_bytes_max,
                     list_bytes_max: route.list_bytes_max,
                     metrics: metrics.route(&route.path),

@@ -24,7 +24,9 @@ use tokio::sync::{Mutex, oneshot};
 
 use crate::admin::{self, Api, Guard, Operators, Probes, Reload};
 use crate::config::{self, Problem, Problems, Settings};
+use crate::identity::Authorities;
 use crate::lifecycle::{self, Belongings, Handover, HandoverFault, Lifecycle, Signals};
+use crate::outbound::Outbound;
 use crate::proxy::{Edge, ProxyProtocol, Shared};
 use crate::sessions::{Table, seconds};
 use crate::snapshot::Snapshot;
@@ -111,6 +113,7 @@ pub fn run(
     check(settings).map_err(Failure::Settings)?;
     let lifecycle = Lifecycle::new();
     let shared = Arc::new(share(settings, &lifecycle)?);
+    fetch_keys(&shared)?;
     let listeners = settings.listeners.iter().map(|listener| listener.address);
     let addresses: Vec<_> = listeners
         .chain(settings.health)
@@ -203,7 +206,9 @@ fn share(settings: &Settings, lifecycle: &Arc<Lifecycle>) -> io::Result<Shared> 
     let metrics = Arc::new(Metrics::new(telemetry.callers_max, telemetry.tools_max));
     let fleet = Arc::new(Fleet::new());
     let sessions = Arc::new(Table::new(seconds(SystemTime::now())));
-    let snapshot = Snapshot::new(settings, &fleet, sessions, &metrics)?;
+    let outbound = Outbound::new(None).map_err(io::Error::other)?;
+    let authorities = Arc::new(Authorities::new(outbound, Arc::clone(&metrics)));
+    let snapshot = Snapshot::new(settings, &fleet, sessions, &authorities, &metrics)?;
     let format = match telemetry.requests {
         config::RequestLog::Json => Some(Format::Json),
         config::RequestLog::Text => Some(Format::Text),
@@ -217,6 +222,13 @@ fn share(settings: &Settings, lifecycle: &Arc<Lifecycle>) -> io::Result<Shared> 
     let workers = settings.runtime.threads * settings.listeners.len();
     let lifecycle = Arc::clone(lifecycle);
     Ok(Shared::new(snapshot, fleet, metrics, request_log, idle, workers, lifecycle))
+}
+
+/// Fetches the keys of all issuers, so that the first tokens can be checked.
+fn fetch_keys(shared: &Shared) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(shared.snapshot().identity.authorities().fetch());
+    Ok(())
 }
 
 fn server_conf(settings: &Settings) -> ServerConf {
@@ -252,6 +264,9 @@ fn services(
     let mut sessions = background_service("sessions", SessionKeeping(Arc::clone(shared)));
     sessions.threads = Some(1);
     services.push(Box::new(sessions));
+    let mut keys = background_service("keys", KeyKeeping(Arc::clone(shared)));
+    keys.threads = Some(1);
+    services.push(Box::new(keys));
     services
 }
 
@@ -377,6 +392,20 @@ impl ShutdownSignalWatch for Refusing {
     async fn recv(&self) -> ShutdownSignal {
         self.0.refusing().await;
         ShutdownSignal::GracefulTerminate
+    }
+}
+
+/// Keeps the keys of those who issue tokens.
+struct KeyKeeping(Arc<Shared>);
+
+#[async_trait]
+impl BackgroundService for KeyKeeping {
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        let end = async move {
+            // Tokens come until the last connection ends; keys that are there stay until then.
+            drop(shutdown.changed().await);
+        };
+        self.0.snapshot().identity.authorities().keep(end).await;
     }
 }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::config::{self, Reap, Settings};
-use crate::identity::Identity;
+use crate::identity::{Authorities, Identity};
 use crate::routes::Routes;
 use crate::sessions::{KeyFile, Rules, Seal, Table, View, generated_key};
 use crate::telemetry::Metrics;
@@ -37,13 +37,14 @@ impl Snapshot {
         settings: &Settings,
         fleet: &Fleet,
         sessions: Arc<Table>,
+        authorities: &Arc<Authorities>,
         metrics: &Metrics,
     ) -> io::Result<Self> {
         let pools = fleet.prepare(&settings.servers, now_ms());
         upstream::resolve_now(&pools);
         Ok(Self {
             routes: Routes::new(&settings.routes, &pools, metrics),
-            identity: Identity::new(&settings.identity),
+            identity: Identity::new(&settings.identity, authorities),
             seal: seal(settings)?,
             pools,
             listeners: settings.listeners.clone(),

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use ipnet::IpNet;
 
-use super::{Admin, Listener, ListenerLimits, ProxyProtocol, Settings};
+use super::{Admin, ClientTls, Listener, ListenerLimits, ProxyProtocol, Settings};
 
 impl Settings {
     /// The keys that differ and take effect only in a new process, in the order of the file.
@@ -61,9 +61,10 @@ fn listeners_differ<'s, T: PartialEq>(
     settings.listeners.iter().zip(&newer.listeners).any(|(old, new)| part(old) != part(new))
 }
 
-/// Certificate and key by name: what the files hold is another matter.
-fn tls_files(listener: &Listener) -> Option<(&Path, &Path)> {
-    listener.tls.as_ref().map(|tls| (tls.certificate.as_path(), tls.key.as_path()))
+/// The files by name: what they hold is another matter.
+fn tls_files(listener: &Listener) -> Option<(&Path, &Path, Option<&ClientTls>)> {
+    let tls = listener.tls.as_ref()?;
+    Some((tls.certificate.as_path(), tls.key.as_path(), tls.clients.as_ref()))
 }
 
 /// Who may write a PROXY protocol header is fixed when the listener is made; whose X-Forwarded-For

@@ -41,8 +41,30 @@ pub struct Tls {
     pub certificate: PathBuf,
     /// The private key in PEM; the file exists.
     pub key: PathBuf,
+    /// Whose certificates clients may or must show.
+    pub clients: Option<ClientTls>,
     /// Where the section stands.
     pub place: Place,
+}
+
+/// The certificates of clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientTls {
+    /// Those who sign them, in PEM; the file exists.
+    pub ca: PathBuf,
+    /// Those that were revoked, in PEM; the file exists.
+    pub crl: Option<PathBuf>,
+    /// Whether a client must show one.
+    pub certificate: ClientCertificate,
+}
+
+/// Whether a client must show a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientCertificate {
+    /// A connection without one ends.
+    Required,
+    /// Who shows none proves itself otherwise.
+    Optional,
 }
 
 /// Whether connections begin with a PROXY protocol header.
@@ -112,6 +134,12 @@ shape! {
         required certificate: PathBuf,
         /// The private key.
         required key: PathBuf,
+        /// Who signs the certificates of clients; none are asked for by default.
+        optional client_ca: PathBuf,
+        /// The certificates of clients that were revoked; none by default.
+        optional client_crl: PathBuf,
+        /// Whether a client must show a certificate: required or optional.
+        optional client_certificate: ClientCertificate,
     }
 }
 
@@ -167,6 +195,21 @@ impl Scalar for ProxyProtocol {
         choice_schema(PROXY_PROTOCOLS)
     }
 }
+
+impl Scalar for ClientCertificate {
+    const NAME: &'static str = "a word";
+
+    fn parse(text: &str) -> Result<Self, Fault> {
+        parse_choice(text, CLIENT_CERTIFICATES)
+    }
+
+    fn schema() -> Value {
+        choice_schema(CLIENT_CERTIFICATES)
+    }
+}
+
+const CLIENT_CERTIFICATES: &[(&str, ClientCertificate)] =
+    &[("required", ClientCertificate::Required), ("optional", ClientCertificate::Optional)];
 
 const PROXY_PROTOCOLS: &[(&str, ProxyProtocol)] =
     &[("off", ProxyProtocol::Off), ("v2", ProxyProtocol::V2)];
@@ -239,11 +282,23 @@ impl ListenerText {
 
 impl TlsText {
     fn check(self, place: Place, reading: &mut Reading<'_>) -> Option<Tls> {
-        let Self { certificate, key } = self;
+        let Self { certificate, key, client_ca, client_crl, client_certificate } = self;
+        if matches!(client_ca, Field::Absent) {
+            let crl = client_crl.as_given().map(|crl| crl.head);
+            let certificate = client_certificate.as_given().map(|certificate| certificate.head);
+            for head in crl.into_iter().chain(certificate) {
+                reading.problem(head, "clients are not asked for certificates", "add `client_ca`");
+            }
+        }
         let mut existing = |file: At<PathBuf>| reading.existing_file(file.place, &file.value);
         let certificate = certificate.given().map(&mut existing);
-        let key = key.given().map(existing);
-        Some(Tls { certificate: certificate?, key: key?, place })
+        let key = key.given().map(&mut existing);
+        let crl = client_crl.given().map(&mut existing);
+        let clients = client_ca.given().map(&mut existing).map(|ca| {
+            let certificate = client_certificate.or(ClientCertificate::Required);
+            ClientTls { ca, crl, certificate }
+        });
+        Some(Tls { certificate: certificate?, key: key?, clients, place })
     }
 }
 

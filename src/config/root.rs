@@ -13,7 +13,7 @@ use super::listeners::{Listener, ListenerText};
 use super::place::{Place, SourceId};
 use super::problem::Problems;
 use super::reading::Reading;
-use super::routes::{self, RouteText};
+use super::routes::{self, PublicUrls, RouteText};
 use super::runtime::{Runtime, RuntimeText};
 use super::servers::{self, ServerText};
 use super::sessions::{Sessions, SessionsText};
@@ -149,7 +149,11 @@ impl RootText {
             }
         }
         let servers = servers::check(all.servers, &registration, reading);
-        let routes = routes::check(all.routes, &names, reading);
+        let public_urls = match identity::needs_public_urls(&identity) {
+            true => PublicUrls::Needed,
+            false => PublicUrls::Optional,
+        };
+        let routes = routes::check(all.routes, &names, public_urls, reading);
         Some(Settings {
             identity: identity::check(identity.value(), all.identities, &listeners, reading),
             listeners,

@@ -87,6 +87,7 @@ impl Shared {
         lifecycle: Arc<Lifecycle>,
     ) -> Self {
         fleet.install(&snapshot.pools, now_ms());
+        snapshot.identity.install();
         Self {
             snapshot: ArcSwap::from_pointee(snapshot),
             fleet,
@@ -108,6 +109,7 @@ impl Shared {
     /// Lets a new configuration take effect: requests that have begun keep the one they began with.
     pub fn install(&self, snapshot: Snapshot) {
         self.fleet.install(&snapshot.pools, now_ms());
+        snapshot.identity.install();
         self.snapshot.store(Arc::new(snapshot));
     }
 

@@ -12,7 +12,7 @@ use prometheus::{
 };
 
 use super::calls::{CallDetail, CallMetrics, Details};
-use super::{EndpointMetrics, Reason, SessionMetrics};
+use super::{EndpointMetrics, IdentityMetrics, Reason, SessionMetrics};
 use crate::mcp::well_known;
 
 /// The label value that stands for every name beyond the cap, and for names no server confirmed.
@@ -102,6 +102,8 @@ pub struct Metrics {
     ejections: IntCounterVec,
     calls: CallMetrics,
     list_changes: IntCounterVec,
+    /// Issuers of keys and tokens.
+    pub identity: IdentityMetrics,
     /// Legacy sessions.
     pub sessions: SessionMetrics,
     /// Lines of the request log that found no room.
@@ -235,6 +237,7 @@ impl Metrics {
                 "Client connections open now.",
             ),
             streams: gauge(&registry, "toolgate_streams_open", "Long-lived streams open now."),
+            identity: IdentityMetrics::new(&registry),
             sessions: SessionMetrics::new(&registry),
             ejections: counters(
                 &registry,

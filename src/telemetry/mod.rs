@@ -3,6 +3,7 @@
 mod calls;
 mod clock;
 mod endpoints;
+mod identity;
 mod logs;
 mod metrics;
 mod reason;
@@ -12,6 +13,7 @@ mod sessions;
 pub use calls::{CallDetail, RpcCode};
 pub use clock::rfc3339;
 pub use endpoints::{EndpointMetrics, EndpointShown};
+pub use identity::IdentityMetrics;
 pub use logs::{Format, Line, RequestLog, start_diagnostics};
 pub use metrics::{Labels, Metrics, Outcome, RouteMetrics};
 pub use reason::Reason;
