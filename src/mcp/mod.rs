@@ -11,7 +11,7 @@ mod sse;
 mod violation;
 
 pub use annotations::Annotations;
-pub use answer::Answer;
+pub use answer::{Answer, result_of};
 pub use call::{Call, Kind};
 pub use headers::{
     Claims, LAST_EVENT_ID, MCP_METHOD, MCP_NAME, MCP_PROTOCOL_VERSION, MCP_SESSION_ID, decode_name,
@@ -19,4 +19,5 @@ pub use headers::{
 pub use method::{Class, RoutingKey, well_known};
 pub use revision::{Era, Revision};
 pub use session::{error_code, list_changed, listening_over, log_level, params_of};
+pub use sse::data_of_events;
 pub use violation::{HEADER_MISMATCH, Violation};
