@@ -57,6 +57,8 @@ pub struct Offer {
     pub greeting: Bytes,
     /// Whether a list may differ from caller to caller.
     pub audience: Audience,
+    /// Whether the server has said that it tells of changes.
+    pub tells: bool,
     /// How long the server says that its lists stay as they are; `None` if it says nothing of use.
     pub ttl: Option<Duration>,
     /// When the lists were last found to be so.

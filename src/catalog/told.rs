@@ -6,12 +6,15 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use super::offer::{Audience, Definition, Definitions, Kind, Offer, State};
+use super::page::{DEFINITIONS_MAX, Page};
 use crate::mcp::Era;
 
 /// What a server said.
 pub(super) struct Told {
     pub(super) era: Era,
     pub(super) greeting: Bytes,
+    /// Whether the server has said that it tells of changes.
+    pub(super) tells: bool,
     /// One for each kind, in the order of [`Kind::ALL`].
     pub(super) lists: Vec<List>,
 }
@@ -42,6 +45,24 @@ pub(super) struct Made {
     pub(super) differences: Vec<Difference>,
     /// Entries that define nothing, and definitions of a name that is taken.
     pub(super) left_out: Vec<(Kind, usize, usize)>,
+}
+
+impl List {
+    /// Takes the next page, as far as there is room.
+    pub(super) fn add(&mut self, page: Page) -> Result<(), String> {
+        self.malformed += page.malformed;
+        self.ttl = sooner(self.ttl, page.ttl);
+        if page.audience == Audience::Caller {
+            self.audience = Audience::Caller;
+        }
+        let room = DEFINITIONS_MAX.saturating_sub(self.definitions.len());
+        let is_too_long = page.definitions.len() > room;
+        self.definitions.extend(page.definitions.into_iter().take(room));
+        match is_too_long {
+            true => Err(format!("it has more than {DEFINITIONS_MAX} definitions")),
+            false => Ok(()),
+        }
+    }
 }
 
 impl Told {
@@ -79,13 +100,13 @@ impl Told {
             false => State::Stale(faults.join("; ").into()),
         };
         let (differences, left_out) = made;
-        let era = Some(self.era);
+        let (era, tells) = (Some(self.era), self.tells);
         // The same bytes again need no second place.
         let greeting = match before.greeting == self.greeting {
             true => before.greeting.clone(),
             false => self.greeting,
         };
-        let offer = Offer { era, greeting, audience, ttl, listed_at: Some(now), ..offer };
+        let offer = Offer { era, greeting, tells, audience, ttl, listed_at: Some(now), ..offer };
         Made { offer, differences, left_out }
     }
 }

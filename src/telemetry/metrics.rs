@@ -11,7 +11,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use super::{EndpointMetrics, Reason, SessionMetrics};
+use super::{CatalogMetrics, EndpointMetrics, Reason, SessionMetrics};
 use crate::mcp::well_known;
 
 /// The label value that stands for every name beyond the cap, and for names no server confirmed.
@@ -96,6 +96,8 @@ pub struct Metrics {
     pub sessions: SessionMetrics,
     /// Lines of the request log that found no room.
     pub log_lines_lost: IntCounter,
+    /// What servers offer.
+    pub catalog: CatalogMetrics,
     /// Endpoints, and what finds them.
     pub endpoints: EndpointMetrics,
     configuration: Configuration,
@@ -226,6 +228,7 @@ impl Metrics {
                 "toolgate_log_lines_lost_total",
                 "Lines of the request log that found no room.",
             ),
+            catalog: CatalogMetrics::new(&registry),
             endpoints: EndpointMetrics::new(&registry),
             configuration: Configuration::new(&registry),
             series: papaya::HashMap::new(),

@@ -1,5 +1,6 @@
 //! How is the gateway doing? Metrics, the request log, and the closed list of reasons both share.
 
+mod catalog;
 mod clock;
 mod endpoints;
 mod logs;
@@ -7,6 +8,7 @@ mod metrics;
 mod reason;
 mod sessions;
 
+pub use catalog::{CatalogMetrics, Refresh};
 pub use clock::rfc3339;
 pub use endpoints::{EndpointMetrics, EndpointShown};
 pub use logs::{Format, Line, RequestLog, start_diagnostics};
