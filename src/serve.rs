@@ -23,6 +23,7 @@ use pingora::tls::{ServerConfig, load_certs_and_key_files, version};
 use tokio::sync::{Mutex, oneshot};
 
 use crate::admin::{self, Api, Guard, Operators, Probes, Reload};
+use crate::catalog::{self, Catalog, Keeping};
 use crate::config::{self, Problem, Problems, Settings};
 use crate::lifecycle::{self, Belongings, Handover, HandoverFault, Lifecycle, Signals};
 use crate::proxy::{Edge, ProxyProtocol, Shared};
@@ -117,13 +118,20 @@ pub fn run(
         .chain(settings.admin.as_ref().map(|admin| admin.listen))
         .collect();
     let handover = Handover::new(&settings.state_dir);
+    // Discovers what can be discovered at once, so that it can be listed.
+    let housekeeping = Housekeeping::new(&shared);
     if start == Start::Upgrade {
+        // The process that serves goes on meanwhile.
+        list_first(settings, &shared)?;
         // Last of all that can fail: until here the process that serves knows nothing of this one.
         handover.receive(&addresses)?;
     }
     for &address in addresses.iter().filter(|address| !handover.has(**address)) {
         // Pingora binds later, in a thread where a failure would be a panic that nobody sees.
         TcpListener::bind(address).map_err(|error| Failure::Listen { address, error })?;
+    }
+    if start == Start::Afresh {
+        list_first(settings, &shared)?;
     }
     let reload = file.map(|file| Reload::new(file, settings, Arc::clone(&shared), check));
     let reload = reload.transpose()?.map(Arc::new);
@@ -135,6 +143,9 @@ pub fn run(
     let mut server = Server::new_with_opt_and_conf(None, server_conf(settings));
     server.bootstrap();
     for service in services(settings, &shared, &handover, &server.configuration) {
+        server.add_boxed_service(service);
+    }
+    for service in beside(&shared, housekeeping) {
         server.add_boxed_service(service);
     }
     if let Some(reload) = inherited {
@@ -203,7 +214,8 @@ fn share(settings: &Settings, lifecycle: &Arc<Lifecycle>) -> io::Result<Shared> 
     let metrics = Arc::new(Metrics::new(telemetry.callers_max, telemetry.tools_max));
     let fleet = Arc::new(Fleet::new());
     let sessions = Arc::new(Table::new(seconds(SystemTime::now())));
-    let snapshot = Snapshot::new(settings, &fleet, sessions, &metrics)?;
+    let outlives = (sessions, Arc::new(Catalog::new()));
+    let snapshot = Snapshot::new(settings, &fleet, outlives, &metrics)?;
     let format = match telemetry.requests {
         config::RequestLog::Json => Some(Format::Json),
         config::RequestLog::Text => Some(Format::Text),
@@ -246,13 +258,24 @@ fn services(
         let probes = probes(shared, Guard::None);
         services.push(aside(format!("probes {address}"), address, probes, shared, handover));
     }
-    let mut housekeeping = background_service("housekeeping", Housekeeping::new(shared));
+    services
+}
+
+/// What runs beside the requests.
+fn beside(shared: &Arc<Shared>, housekeeping: Housekeeping) -> [Box<dyn ServiceWithDependents>; 3] {
+    let mut housekeeping = background_service("housekeeping", housekeeping);
     housekeeping.threads = Some(1);
-    services.push(Box::new(housekeeping));
     let mut sessions = background_service("sessions", SessionKeeping(Arc::clone(shared)));
     sessions.threads = Some(1);
-    services.push(Box::new(sessions));
-    services
+    let mut catalog = background_service("catalog", CatalogKeeping(Arc::clone(shared)));
+    catalog.threads = Some(1);
+    [Box::new(housekeeping), Box::new(sessions), Box::new(catalog)]
+}
+
+/// Asks the servers what they offer, before anybody asks the gateway.
+fn list_first(settings: &Settings, shared: &Shared) -> io::Result<()> {
+    let within = settings.catalog.ready_within;
+    catalog::list_first(&shared.snapshot().catalog, shared.fleet(), shared.metrics(), within)
 }
 
 /// What lets operators see and change a running gateway.
@@ -415,6 +438,30 @@ impl BackgroundService for SessionKeeping {
             () = leaving => {}
             _ = shutdown.wait_for(|_| false) => {}
         }
+    }
+}
+
+/// Keeps what is known of the servers' offers true.
+struct CatalogKeeping(Arc<Shared>);
+
+#[async_trait]
+impl BackgroundService for CatalogKeeping {
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        let shared = &self.0;
+        let lifecycle = shared.lifecycle();
+        // The process waits until the sessions of listings are ended.
+        let _listing = lifecycle.hold();
+        let catalog = Arc::clone(&shared.snapshot().catalog);
+        let mut keeping = Keeping::new(catalog, Arc::clone(shared.metrics()));
+        while !lifecycle.is_draining() && !*shutdown.borrow() {
+            keeping.follow(shared.fleet());
+            tokio::select! {
+                () = tokio::time::sleep(SWEEP_EVERY) => {}
+                () = lifecycle.draining() => {}
+                changed = shutdown.changed() => if changed.is_err() { break },
+            }
+        }
+        keeping.stop().await;
     }
 }
 

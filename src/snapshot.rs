@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use crate::catalog::Catalog;
 use crate::config::{self, Reap, Settings};
 use crate::identity::Identity;
 use crate::routes::Routes;
@@ -20,6 +21,8 @@ pub struct Snapshot {
     pub seal: Seal,
     /// Every server, in the order of the settings.
     pub pools: Vec<Arc<Pool>>,
+    /// What the servers offer.
+    pub catalog: Arc<Catalog>,
     /// The rules of each listener, in the order of the settings.
     pub listeners: Vec<config::Listener>,
     /// The legacy sessions that were used lately.
@@ -36,16 +39,17 @@ impl Snapshot {
     pub fn new(
         settings: &Settings,
         fleet: &Fleet,
-        sessions: Arc<Table>,
+        (sessions, catalog): (Arc<Table>, Arc<Catalog>),
         metrics: &Metrics,
     ) -> io::Result<Self> {
         let pools = fleet.prepare(&settings.servers, now_ms());
         upstream::resolve_now(&pools);
         Ok(Self {
-            routes: Routes::new(&settings.routes, &pools, metrics),
+            routes: Routes::new(&settings.routes, &pools, &catalog, metrics),
             identity: Identity::new(&settings.identity),
             seal: seal(settings)?,
             pools,
+            catalog,
             listeners: settings.listeners.clone(),
             sessions,
             session_rules: session_rules(settings),

@@ -22,7 +22,7 @@ const CHANGED_MIN: Duration = Duration::from_secs(1);
 /// Names that nobody knows do not make the gateway ask more often than this.
 const DOUBT_MIN: Duration = Duration::from_secs(30);
 /// What a server may say of how long its lists stay as they are; less and more are taken as these.
-const TTL_MIN: Duration = Duration::from_secs(5);
+const TTL_MIN: Duration = Duration::from_secs(1);
 const TTL_MAX: Duration = Duration::from_secs(60 * 60);
 /// The first wait after a failure; it doubles with each further one.
 const BACKOFF_MIN: Duration = Duration::from_secs(1);

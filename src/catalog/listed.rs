@@ -192,3 +192,121 @@ impl Listed {
         self.signals.store(0, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{BYTES_MAX, Catalog, Full, Signal};
+    use crate::catalog::offer::{Definition, Definitions};
+    use crate::catalog::{Kind, Offer};
+    use crate::mcp::Annotations;
+    use bytes::Bytes;
+    use serde_json::{Value, json};
+    use std::sync::Arc;
+
+    fn definition(value: &Value) -> Definition {
+        let bytes = value.to_string();
+        let mut digest = [0; 16];
+        digest.copy_from_slice(
+            &ring::digest::digest(&ring::digest::SHA256, bytes.as_bytes()).as_ref()[..16],
+        );
+        Definition {
+            name: value["name"].as_str().expect("a name").into(),
+            annotations: Annotations::of_json(&value["annotations"]),
+            digest,
+            bytes: bytes.into(),
+        }
+    }
+
+    fn tool(name: &str, read_only: bool) -> Value {
+        json!({ "name": name, "annotations": { "readOnlyHint": read_only } })
+    }
+
+    fn offer(tools: &[Value]) -> Arc<Offer> {
+        let mut offer = Offer::default();
+        let tools = Definitions::new(tools.iter().map(definition).collect()).0;
+        offer.lists[Kind::Tools as usize] = Arc::new(tools);
+        Arc::new(offer)
+    }
+
+    fn answer(tools: &[Value]) -> Vec<u8> {
+        json!({ "jsonrpc": "2.0", "id": 1, "result": { "tools": tools } }).to_string().into_bytes()
+    }
+
+    const ANN: [u8; 16] = [1; 16];
+    const BOB: [u8; 16] = [2; 16];
+
+    #[test]
+    fn a_caller_sees_what_it_was_shown_and_everybody_else_what_everybody_is_shown() {
+        let catalog = Catalog::new();
+        let listed = catalog.of("one");
+        let read_only = |caller, name: &str| {
+            listed.seen_by(caller, 0).find(Kind::Tools, name).map(|tool| tool.annotations.read_only)
+        };
+        catalog.install(&listed, offer(&[tool("a", true), tool("b", true)])).expect("room");
+        listed.learn(&ANN, Kind::Tools, &answer(&[tool("a", true)]), 0);
+        assert_eq!(catalog.memory.weight(), 0, "what everybody is shown is not kept again");
+        listed.learn(&ANN, Kind::Tools, &answer(&[tool("a", false), tool("own", true)]), 0);
+        listed.learn(&ANN, Kind::Tools, b"{\"result\":{\"tools\":[", 0);
+        assert_eq!(read_only(&ANN, "a"), Some(Some(false)));
+        assert_eq!(read_only(&ANN, "own"), Some(Some(true)));
+        assert_eq!(read_only(&ANN, "b"), Some(Some(true)));
+        assert_eq!(read_only(&BOB, "a"), Some(Some(true)));
+        assert_eq!(read_only(&BOB, "own"), None);
+
+        // The server's own list is newer now.
+        catalog.install(&listed, offer(&[tool("a", true), tool("own", false)])).expect("room");
+        assert_eq!(read_only(&ANN, "own"), Some(Some(false)));
+        assert_eq!(read_only(&ANN, "a"), Some(Some(false)), "beside what it was shown");
+        let too_late = listed.seen_by(&ANN, u64::MAX).learned;
+        assert!(too_late.is_none(), "what was learned is forgotten with time");
+        listed.changed();
+        assert_eq!(read_only(&ANN, "a"), Some(Some(true)), "the server said that it changed");
+    }
+
+    #[test]
+    fn callers_cannot_make_it_grow_without_bound() {
+        let catalog = Catalog::new();
+        let listed = catalog.of("one");
+        let text = "x".repeat(100_000);
+        let big: Vec<Value> =
+            (0..30).map(|n| json!({ "name": format!("t{n}"), "text": text })).collect();
+        let answer = answer(&big);
+        for caller in 0..100_u8 {
+            listed.learn(&[caller; 16], Kind::Tools, &answer, 0);
+        }
+        assert!(catalog.memory.weight() > 0, "something is kept");
+        assert!(catalog.memory.weight() <= 32 * 1024 * 1024, "{}", catalog.memory.weight());
+    }
+
+    #[test]
+    fn an_offer_without_room_is_not_taken() {
+        let catalog = Catalog::new();
+        let (one, other) = (catalog.of("one"), catalog.of("other"));
+        let large = || {
+            Arc::new(Offer {
+                greeting: Bytes::from(vec![0; BYTES_MAX / 2 + 1]),
+                ..Offer::default()
+            })
+        };
+        assert_eq!(catalog.install(&one, large()), Ok(()));
+        assert_eq!(catalog.install(&one, large()), Ok(()), "in its own place");
+        assert_eq!(catalog.install(&other, large()), Err(Full));
+        drop(one);
+        catalog.keep(|server| server == "other");
+        assert_eq!(catalog.install(&other, large()), Ok(()), "the other one is gone");
+        assert!(catalog.offer("one").is_none() && catalog.offer("other").is_some());
+    }
+
+    #[tokio::test]
+    async fn signals_are_kept_until_a_listing_begins() {
+        let listed = Catalog::new().of("one");
+        listed.in_doubt();
+        listed.in_doubt();
+        listed.signalled().await;
+        assert!(listed.has(Signal::Doubt) && !listed.has(Signal::Changed));
+        listed.changed();
+        assert!(listed.has(Signal::Changed));
+        listed.begin();
+        assert!(!listed.has(Signal::Changed) && !listed.has(Signal::Doubt));
+    }
+}
