@@ -23,13 +23,14 @@ use pingora::tls::{ServerConfig, load_certs_and_key_files, version};
 use tokio::sync::{Mutex, oneshot};
 
 use crate::admin::{self, Api, Guard, Operators, Probes, Reload};
+use crate::catalog::{self, Catalog, Keeping};
 use crate::config::{self, Problem, Problems, Settings};
 use crate::identity::Authorities;
 use crate::lifecycle::{self, Belongings, Handover, HandoverFault, Lifecycle, Signals};
 use crate::outbound::Outbound;
 use crate::proxy::{Edge, ProxyProtocol, Shared};
 use crate::sessions::{Table, seconds};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Lasting, Snapshot};
 use crate::telemetry::{Format, Metrics, RequestLog};
 use crate::upstream::{Fleet, Upkeep, now_ms};
 
@@ -120,13 +121,20 @@ pub fn run(
         .chain(settings.admin.as_ref().map(|admin| admin.listen))
         .collect();
     let handover = Handover::new(&settings.state_dir);
+    // Discovers what can be discovered at once, so that it can be listed.
+    let housekeeping = Housekeeping::new(&shared);
     if start == Start::Upgrade {
+        // The process that serves goes on meanwhile.
+        list_first(settings, &shared)?;
         // Last of all that can fail: until here the process that serves knows nothing of this one.
         handover.receive(&addresses)?;
     }
     for &address in addresses.iter().filter(|address| !handover.has(**address)) {
         // Pingora binds later, in a thread where a failure would be a panic that nobody sees.
         TcpListener::bind(address).map_err(|error| Failure::Listen { address, error })?;
+    }
+    if start == Start::Afresh {
+        list_first(settings, &shared)?;
     }
     let reload = file.map(|file| Reload::new(file, settings, Arc::clone(&shared), check));
     let reload = reload.transpose()?.map(Arc::new);
@@ -138,6 +146,9 @@ pub fn run(
     let mut server = Server::new_with_opt_and_conf(None, server_conf(settings));
     server.bootstrap();
     for service in services(settings, &shared, &handover, &server.configuration) {
+        server.add_boxed_service(service);
+    }
+    for service in beside(&shared, housekeeping) {
         server.add_boxed_service(service);
     }
     if let Some(reload) = inherited {
@@ -204,11 +215,15 @@ fn serve(
 fn share(settings: &Settings, lifecycle: &Arc<Lifecycle>) -> io::Result<Shared> {
     let telemetry = &settings.telemetry;
     let metrics = Arc::new(Metrics::new(telemetry.callers_max, telemetry.tools_max));
-    let fleet = Arc::new(Fleet::new());
-    let sessions = Arc::new(Table::new(seconds(SystemTime::now())));
     let outbound = Outbound::new(None).map_err(io::Error::other)?;
-    let authorities = Arc::new(Authorities::new(outbound, Arc::clone(&metrics)));
-    let snapshot = Snapshot::new(settings, &fleet, sessions, &authorities, &metrics)?;
+    let lasting = Lasting {
+        fleet: Arc::new(Fleet::new()),
+        sessions: Arc::new(Table::new(seconds(SystemTime::now()))),
+        catalog: Arc::new(Catalog::new()),
+        authorities: Arc::new(Authorities::new(outbound, Arc::clone(&metrics))),
+        metrics: Arc::clone(&metrics),
+    };
+    let snapshot = Snapshot::new(settings, &lasting)?;
     let format = match telemetry.requests {
         config::RequestLog::Json => Some(Format::Json),
         config::RequestLog::Text => Some(Format::Text),
@@ -221,7 +236,7 @@ fn share(settings: &Settings, lifecycle: &Arc<Lifecycle>) -> io::Result<Shared> 
     // Every listener has workers of its own.
     let workers = settings.runtime.threads * settings.listeners.len();
     let lifecycle = Arc::clone(lifecycle);
-    Ok(Shared::new(snapshot, fleet, metrics, request_log, idle, workers, lifecycle))
+    Ok(Shared::new(snapshot, lasting, request_log, idle, workers, lifecycle))
 }
 
 /// Fetches the keys of all issuers, so that the first tokens can be checked.
@@ -258,16 +273,26 @@ fn services(
         let probes = probes(shared, Guard::None);
         services.push(aside(format!("probes {address}"), address, probes, shared, handover));
     }
-    let mut housekeeping = background_service("housekeeping", Housekeeping::new(shared));
+    services
+}
+
+/// What runs beside the requests.
+fn beside(shared: &Arc<Shared>, housekeeping: Housekeeping) -> [Box<dyn ServiceWithDependents>; 4] {
+    let mut housekeeping = background_service("housekeeping", housekeeping);
     housekeeping.threads = Some(1);
-    services.push(Box::new(housekeeping));
     let mut sessions = background_service("sessions", SessionKeeping(Arc::clone(shared)));
     sessions.threads = Some(1);
-    services.push(Box::new(sessions));
     let mut keys = background_service("keys", KeyKeeping(Arc::clone(shared)));
     keys.threads = Some(1);
-    services.push(Box::new(keys));
-    services
+    let mut catalog = background_service("catalog", CatalogKeeping(Arc::clone(shared)));
+    catalog.threads = Some(1);
+    [Box::new(housekeeping), Box::new(sessions), Box::new(keys), Box::new(catalog)]
+}
+
+/// Asks the servers what they offer, before anybody asks the gateway.
+fn list_first(settings: &Settings, shared: &Shared) -> io::Result<()> {
+    let within = settings.catalog.ready_within;
+    catalog::list_first(&shared.snapshot().catalog, shared.fleet(), shared.metrics(), within)
 }
 
 /// What lets operators see and change a running gateway.
@@ -444,6 +469,30 @@ impl BackgroundService for SessionKeeping {
             () = leaving => {}
             _ = shutdown.wait_for(|_| false) => {}
         }
+    }
+}
+
+/// Keeps what is known of the servers' offers true.
+struct CatalogKeeping(Arc<Shared>);
+
+#[async_trait]
+impl BackgroundService for CatalogKeeping {
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        let shared = &self.0;
+        let lifecycle = shared.lifecycle();
+        // The process waits until the sessions of listings are ended.
+        let _listing = lifecycle.hold();
+        let catalog = Arc::clone(&shared.snapshot().catalog);
+        let mut keeping = Keeping::new(catalog, Arc::clone(shared.metrics()));
+        while !lifecycle.is_draining() && !*shutdown.borrow() {
+            keeping.follow(shared.fleet());
+            tokio::select! {
+                () = tokio::time::sleep(SWEEP_EVERY) => {}
+                () = lifecycle.draining() => {}
+                changed = shutdown.changed() => if changed.is_err() { break },
+            }
+        }
+        keeping.stop().await;
     }
 }
 

@@ -261,11 +261,7 @@ impl Reload {
     fn install(&self, settings: Settings) -> Result<Vec<String>, Fault> {
         let shared = &self.shared;
         let before = shared.fleet().pools();
-        let current = shared.snapshot();
-        let sessions = Arc::clone(&current.sessions);
-        let authorities = current.identity.authorities();
-        let (fleet, metrics) = (shared.fleet(), shared.metrics());
-        let snapshot = Snapshot::new(&settings, fleet, sessions, authorities, metrics)?;
+        let snapshot = Snapshot::new(&settings, shared.lasting())?;
         let Difference { changes, announced } =
             Difference::between(&self.settings.load(), &settings);
         shared.metrics().configured(settings.sources.digest(), SystemTime::now());

@@ -20,6 +20,7 @@ mod endpoints;
 mod discovery;
 mod balance;
 mod resilience;
+mod catalog;
 mod servers;
 mod routes;
 mod certificates;
@@ -39,6 +40,7 @@ use std::sync::Arc;
 
 pub use admin::{Admin, Role, Token};
 pub use balance::{Balance, HashKey, OnEndpointLoss};
+pub use catalog::{Catalog, Listing, ServerCatalog};
 pub use certificates::{CertificateName, Certificates};
 pub use discovery::{Discovery, endpoints_file};
 pub use endpoints::{Endpoint, endpoint};
@@ -78,6 +80,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// How MCP sessions are sealed, and when they end.
     pub sessions: Sessions,
+    /// How the gateway knows what the servers offer.
+    pub catalog: Catalog,
     /// The MCP servers, in the order of the files; at least one.
     pub servers: Vec<Server>,
     /// The public paths, in the order of the files; at least one.

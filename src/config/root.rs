@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::Settings;
 use super::admin::{AdminText, HealthListenerText, Registration};
+use super::catalog::{Catalog, CatalogText};
 use super::identity::{self, IdentityText, IncludedIdentityText};
 use super::include::{self, IncludedText, RegisteredText};
 use super::links::{Completeness, ServerNames};
@@ -43,6 +44,8 @@ shape! {
         optional state_dir: PathBuf,
         /// How MCP sessions are sealed, and when they end.
         optional sessions: SessionsText,
+        /// Whether and how often servers are asked what they offer.
+        optional catalog: CatalogText,
         /// The MCP servers by name.
         optional servers: Entries<ServerText>,
         /// The public paths and what answers them.
@@ -112,6 +115,7 @@ impl RootText {
             runtime,
             state_dir,
             sessions,
+            catalog,
             servers,
             routes,
             identity,
@@ -148,7 +152,8 @@ impl RootText {
                 );
             }
         }
-        let servers = servers::check(all.servers, &registration, reading);
+        let catalog = catalog.value().map_or_else(Catalog::default, CatalogText::check);
+        let servers = servers::check(all.servers, &registration, &catalog.servers, reading);
         let public_urls = match identity::needs_public_urls(&identity) {
             true => PublicUrls::Needed,
             false => PublicUrls::Optional,
@@ -164,6 +169,7 @@ impl RootText {
             sessions: sessions
                 .value()
                 .map_or_else(Sessions::default, |sessions| sessions.check(reading)),
+            catalog,
             servers,
             routes,
             telemetry: telemetry.value().map_or_else(Telemetry::default, TelemetryText::check),

@@ -187,7 +187,7 @@ impl Gateway {
     /// A server said that some of its lists have changed.
     pub(super) fn heard_of_changes(&self, forward: &Forward, watch: &mut BodyWatch) {
         for listed in watch.take_changed().iter() {
-            self.metrics.list_changed(forward.pool.name(), listed.as_str());
+            self.lasting.metrics.list_changed(forward.pool.name(), listed.as_str());
         }
     }
 }

@@ -47,7 +47,7 @@ use pingora::{Error, ErrorType};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
 use crate::lifecycle::Lifecycle;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Lasting, Snapshot};
 use crate::telemetry::{Metrics, Reason, RequestLog};
 use crate::upstream::{Fleet, now_ms};
 use context::Context;
@@ -59,10 +59,9 @@ use refusal::Refusal;
 /// What all listeners share.
 pub struct Shared {
     snapshot: ArcSwap<Snapshot>,
-    fleet: Arc<Fleet>,
+    lasting: Lasting,
     moves: Moves,
     reaper: Reaper,
-    metrics: Arc<Metrics>,
     request_log: Option<RequestLog>,
     connections: Connections,
     request_ids: RequestIds,
@@ -79,21 +78,19 @@ impl Shared {
     /// Everything that outlives a request.
     pub fn new(
         snapshot: Snapshot,
-        fleet: Arc<Fleet>,
-        metrics: Arc<Metrics>,
+        lasting: Lasting,
         request_log: Option<RequestLog>,
         upstream_idle_connections: usize,
         workers: usize,
         lifecycle: Arc<Lifecycle>,
     ) -> Self {
-        fleet.install(&snapshot.pools, now_ms());
+        lasting.fleet.install(&snapshot.pools, now_ms());
         snapshot.identity.install();
         Self {
             snapshot: ArcSwap::from_pointee(snapshot),
-            fleet,
+            lasting,
             moves: Moves::default(),
             reaper: Reaper::default(),
-            metrics,
             request_log,
             connections: Connections::new(upstream_idle_connections, workers),
             request_ids: RequestIds::new(),
@@ -108,19 +105,24 @@ impl Shared {
 
     /// Lets a new configuration take effect: requests that have begun keep the one they began with.
     pub fn install(&self, snapshot: Snapshot) {
-        self.fleet.install(&snapshot.pools, now_ms());
+        self.lasting.fleet.install(&snapshot.pools, now_ms());
         snapshot.identity.install();
         self.snapshot.store(Arc::new(snapshot));
     }
 
+    /// What outlives every configuration.
+    pub fn lasting(&self) -> &Lasting {
+        &self.lasting
+    }
+
     /// Every server and its endpoints.
     pub fn fleet(&self) -> &Arc<Fleet> {
-        &self.fleet
+        &self.lasting.fleet
     }
 
     /// The metrics of the process.
     pub fn metrics(&self) -> &Arc<Metrics> {
-        &self.metrics
+        &self.lasting.metrics
     }
 
     /// Where the process stands between its start and its end.

@@ -12,7 +12,7 @@ use prometheus::{
 };
 
 use super::calls::{CallDetail, CallMetrics, Details};
-use super::{EndpointMetrics, IdentityMetrics, Reason, SessionMetrics};
+use super::{CatalogMetrics, EndpointMetrics, IdentityMetrics, Reason, SessionMetrics};
 use crate::mcp::well_known;
 
 /// The label value that stands for every name beyond the cap, and for names no server confirmed.
@@ -108,6 +108,8 @@ pub struct Metrics {
     pub sessions: SessionMetrics,
     /// Lines of the request log that found no room.
     pub log_lines_lost: IntCounter,
+    /// What servers offer.
+    pub catalog: CatalogMetrics,
     /// Endpoints, and what finds them.
     pub endpoints: EndpointMetrics,
     configuration: Configuration,
@@ -257,6 +259,7 @@ impl Metrics {
                 "toolgate_log_lines_lost_total",
                 "Lines of the request log that found no room.",
             ),
+            catalog: CatalogMetrics::new(&registry),
             endpoints: EndpointMetrics::new(&registry),
             configuration: Configuration::new(&registry),
             series: papaya::HashMap::new(),

@@ -1,6 +1,7 @@
 //! How is the gateway doing? Metrics, the request log, and the closed list of reasons both share.
 
 mod calls;
+mod catalog;
 mod clock;
 mod endpoints;
 mod identity;
@@ -11,6 +12,7 @@ mod repeats;
 mod sessions;
 
 pub use calls::{CallDetail, RpcCode};
+pub use catalog::{CatalogMetrics, Refresh};
 pub use clock::rfc3339;
 pub use endpoints::{EndpointMetrics, EndpointShown};
 pub use identity::IdentityMetrics;

@@ -4,6 +4,7 @@ mod support;
 mod adversarial;
 mod admin;
 mod bodies;
+mod catalog;
 mod cli;
 mod clients;
 mod conformance;

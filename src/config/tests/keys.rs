@@ -7,8 +7,8 @@ use super::server_keys::SERVERS;
 use super::{completed, environment, schema_paths};
 use crate::config::tests::directory::TestDirectory;
 use crate::config::{
-    Anonymous, ApiKey, Listener, ListenerLimits, ProxyProtocol, Reap, RequestLog, Role, Runtime,
-    Sessions, Settings, Telemetry, Tls, Token, load,
+    Anonymous, ApiKey, Catalog, Listener, ListenerLimits, Listing, ProxyProtocol, Reap, RequestLog,
+    Role, Runtime, Sessions, Settings, Telemetry, Tls, Token, load,
 };
 
 /// The key's path, a text that sets it, and what the settings must then hold.
@@ -49,6 +49,19 @@ fn key(settings: &Settings) -> &ApiKey {
 pub(super) const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
+
+const CATALOG: &[Row] = &[
+    ("catalog", "catalog: {}\n", |s| s.catalog == Catalog::default()),
+    ("catalog.listing", "catalog: { listing: off }\n", |s| {
+        s.catalog.servers.listing == Listing::Off && s.servers[0].catalog.listing == Listing::Off
+    }),
+    ("catalog.refresh", "catalog: { refresh: 1m }\n", |s| {
+        s.servers[0].catalog.refresh == seconds(60)
+    }),
+    ("catalog.ready_within", "catalog: { ready_within: 0s }\n", |s| {
+        s.catalog.ready_within == seconds(0)
+    }),
+];
 
 const LISTENERS: &[Row] = &[
     ("listen", "listen: '[::1]:1'\n", |s| listener(s).address.to_string() == "[::1]:1"),
@@ -283,7 +296,7 @@ const ROUTES_AND_IDENTITY: &[Row] = &[
 
 #[test]
 fn every_key_does_what_it_says() {
-    let rows = [LISTENERS, PROCESS, SESSIONS, SERVERS, ROUTES_AND_IDENTITY].concat();
+    let rows = [LISTENERS, PROCESS, SESSIONS, CATALOG, SERVERS, ROUTES_AND_IDENTITY].concat();
     check(&rows);
     for path in schema_paths() {
         assert!(rows.iter().any(|(tested, ..)| *tested == path), "{path} has no row");
