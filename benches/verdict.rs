@@ -25,23 +25,35 @@ fn verdict(criterion: &mut Criterion) {
     for (name, answer) in answers() {
         let event = format!("event: message\nid: 7\ndata: {answer}\n\n");
         group.throughput(Throughput::Bytes(answer.len() as u64));
-        group.bench_with_input(BenchmarkId::new("json", name), answer.as_bytes(), |bench, answer| {
-            bench.iter(|| {
-                let mut scan = MessageScan::default();
-                scan.feed(black_box(answer));
-                assert_eq!(scan.verdict(), Verdict::Ok);
-            });
-        });
-        group.bench_with_input(BenchmarkId::new("event", name), event.as_bytes(), |bench, event| {
-            bench.iter(|| {
-                let mut scan = EventScan::default();
-                scan.feed(black_box(event));
-                assert_eq!(scan.verdict(), Verdict::Ok);
-            });
-        });
-        group.bench_with_input(BenchmarkId::new("pass", name), answer.as_bytes(), |bench, answer| {
-            bench.iter(|| black_box(answer).iter().filter(|byte| **byte == b'"').count());
-        });
+        group.bench_with_input(
+            BenchmarkId::new("json", name),
+            answer.as_bytes(),
+            |bench, answer| {
+                bench.iter(|| {
+                    let mut scan = MessageScan::default();
+                    scan.feed(black_box(answer));
+                    assert_eq!(scan.verdict(), Verdict::Ok);
+                });
+            },
+        );
+        group.bench_with_input(
+            BenchmarkId::new("event", name),
+            event.as_bytes(),
+            |bench, event| {
+                bench.iter(|| {
+                    let mut scan = EventScan::default();
+                    scan.feed(black_box(event));
+                    assert_eq!(scan.verdict(), Verdict::Ok);
+                });
+            },
+        );
+        group.bench_with_input(
+            BenchmarkId::new("pass", name),
+            answer.as_bytes(),
+            |bench, answer| {
+                bench.iter(|| black_box(answer).iter().filter(|byte| **byte == b'"').count());
+            },
+        );
     }
     group.finish();
 }

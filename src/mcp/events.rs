@@ -226,15 +226,27 @@ mod tests {
             check(&[&format!("data: {ok}"), ""], Verdict::Ok);
             check(&[&format!("data:{ok}"), ""], Verdict::Ok);
             check(&["id: 1", "retry: 5", "data:", "", &format!("data: {ok}"), ""], Verdict::Ok);
-            check(&["data", "", "event: message", &format!("data: {failed}"), "id: 3/0", ""], Verdict::ToolError);
-            check(&[": ping", "", &format!("data: {asked}"), "", &format!("data: {ok}"), ""], Verdict::Ok);
+            check(
+                &["data", "", "event: message", &format!("data: {failed}"), "id: 3/0", ""],
+                Verdict::ToolError,
+            );
+            check(
+                &[": ping", "", &format!("data: {asked}"), "", &format!("data: {ok}"), ""],
+                Verdict::Ok,
+            );
             check(&[&format!("data: {asked}"), ""], Verdict::None);
             // Of several answers the worst counts; what is no JSON is worse than nothing.
-            check(&[&format!("data: {failed}"), "", &format!("data: {ok}"), ""], Verdict::ToolError);
+            check(
+                &[&format!("data: {failed}"), "", &format!("data: {ok}"), ""],
+                Verdict::ToolError,
+            );
             check(&["data: ping", ""], Verdict::Unclear);
             check(&["data: ping", "", &format!("data: {ok}"), ""], Verdict::Ok);
             // Several lines are one message.
-            check(&["data: {\"result\":", "data:  {\"isError\"", "data::true}", "data: }", ""], Verdict::ToolError);
+            check(
+                &["data: {\"result\":", "data:  {\"isError\"", "data::true}", "data: }", ""],
+                Verdict::ToolError,
+            );
             // An event counts once it is over, and only lines of data have a say.
             check(&[&format!("data: {ok}")], Verdict::None);
             check(&[&format!("datax: {ok}"), ""], Verdict::None);

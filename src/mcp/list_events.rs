@@ -251,7 +251,9 @@ mod tests {
                 let write = |text: &str| {
                     let text = text.replace('|', end).replace('L', LIST).replace('S', SHOWN);
                     let told = format!("id: 0{end}data:{end}{end}data: {TOLD}{end}{end}");
-                    format!("{told}{text}{end}{told}: ping{end}{end}data: {{\"id\":2,\"result\":{{}}}}{end}{end}")
+                    format!(
+                        "{told}{text}{end}{told}: ping{end}{end}data: {{\"id\":2,\"result\":{{}}}}{end}{end}"
+                    )
                 };
                 check(&write(list), &write(shown));
                 check(&format!("\u{feff}{}", write(list)), &format!("\u{feff}{}", write(shown)));
@@ -300,7 +302,10 @@ mod tests {
             (format!("data: {{\"result\":{{\"tools\":[{names}"), ListFault::TooLarge),
             (format!("data: {{\"result\":{{\"tools\":[{names}]}}}}\n\n"), ListFault::TooLarge),
             (format!("data: {{\"a\":\"{names}"), ListFault::TooLarge),
-            ("data: {\"result\":{\"tools\":[{\"name\":\"secret\"},]}}\n\n".into(), ListFault::Broken),
+            (
+                "data: {\"result\":{\"tools\":[{\"name\":\"secret\"},]}}\n\n".into(),
+                ListFault::Broken,
+            ),
             ("data: {\"result\":{\"tools\":[{\"name\":\"secret\"}]}\n\n".into(), ListFault::Broken),
             ("data: {\"a\":NaN,\"result\":{\"tools\":[]}}\n\n".into(), ListFault::Broken),
         ] {
@@ -313,7 +318,8 @@ mod tests {
                 assert!(passed.ends_with("\n\n") || size < 8, "{passed}");
             }
         }
-        let late = [&b"data: {\"method\":\"x\","[..], b"\"result\":{\"tools\":[{\"name\":\"secret\"}"];
+        let late =
+            [&b"data: {\"method\":\"x\","[..], b"\"result\":{\"tools\":[{\"name\":\"secret\"}"];
         assert_eq!(pass(&late, 4096).1, Some(ListFault::Late));
     }
 }

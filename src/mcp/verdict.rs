@@ -583,7 +583,9 @@ fn bracket_or_quote(bytes: &[u8], mut at: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::{Lists, MessageScan, Verdict};
-    use proptest::prelude::{Just, Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest};
+    use proptest::prelude::{
+        Just, Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest,
+    };
 
     fn scan(parts: &[&[u8]]) -> MessageScan {
         let mut scan = MessageScan::default();
@@ -612,7 +614,10 @@ mod tests {
             (r#"{"result":{"content":[],"isError":false},"jsonrpc":"2.0","id":1}"#, Verdict::Ok),
             (r#" { "result" : { "isError" : true } } "#, Verdict::ToolError),
             ("{\"result\":{\"isError\":true\n},\r\n\t\"id\":1}", Verdict::ToolError),
-            (r#"{"id":1,"result":{"content":[{"text":"}]\"{[\\"}],"isError":true}}"#, Verdict::ToolError),
+            (
+                r#"{"id":1,"result":{"content":[{"text":"}]\"{[\\"}],"isError":true}}"#,
+                Verdict::ToolError,
+            ),
             (r#"{"result":{"isError":true},"result":{"isError":false}}"#, Verdict::ToolError),
             (r#"{"result":{"isError":true,"isError":false}}"#, Verdict::ToolError),
             (r#"{"result":{"isErr\u006Fr":true}}"#, Verdict::ToolError),
@@ -646,7 +651,10 @@ mod tests {
             check(message, expected);
         }
         let long = "k".repeat(300);
-        check(&format!(r#"{{"{long}":"{long}","n":{},"result":{{}}}}"#, "1".repeat(300)), Verdict::Ok);
+        check(
+            &format!(r#"{{"{long}":"{long}","n":{},"result":{{}}}}"#, "1".repeat(300)),
+            Verdict::Ok,
+        );
     }
 
     #[test]
@@ -673,7 +681,10 @@ mod tests {
             check(message, Verdict::Unclear);
         }
         // No depth is too deep.
-        let deep = format!(r#"{{"result":{{"a":{},"isError":true}}}}"#, "[".repeat(1 << 20) + &"]".repeat(1 << 20));
+        let deep = format!(
+            r#"{{"result":{{"a":{},"isError":true}}}}"#,
+            "[".repeat(1 << 20) + &"]".repeat(1 << 20)
+        );
         assert_eq!(scan(&[deep.as_bytes()]).verdict(), Verdict::ToolError);
     }
 
@@ -737,7 +748,8 @@ mod tests {
 
     fn write(node: &Node, style: &mut impl Iterator<Item = u8>, out: &mut String) {
         let space = ["", "", "", " ", "\n", "\t \r\n"];
-        let mut pad = |out: &mut String| out.push_str(space[usize::from(style.next().unwrap_or(0)) % 6]);
+        let mut pad =
+            |out: &mut String| out.push_str(space[usize::from(style.next().unwrap_or(0)) % 6]);
         pad(out);
         match node {
             Node::Literal(literal) => out.push_str(literal),
@@ -801,7 +813,8 @@ mod tests {
         if says("isError", &|node| matches!(node, Node::Literal("true"))) {
             return Verdict::ToolError;
         }
-        if says("resultType", &|node| matches!(node, Node::Text(text) if text == "input_required")) {
+        if says("resultType", &|node| matches!(node, Node::Text(text) if text == "input_required"))
+        {
             return Verdict::InputRequired;
         }
         match all("result").next() {

@@ -48,7 +48,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
 use crate::lifecycle::Lifecycle;
 use crate::snapshot::Snapshot;
-use crate::telemetry::{Metrics, Reason, RequestLog};
+use crate::telemetry::{Metrics, Reason, Repeats, RequestLog};
 use crate::upstream::{Fleet, now_ms};
 use context::Context;
 use exchange::Connections;
@@ -63,6 +63,7 @@ pub struct Shared {
     moves: Moves,
     reaper: Reaper,
     metrics: Arc<Metrics>,
+    repeats: Repeats,
     request_log: Option<RequestLog>,
     connections: Connections,
     request_ids: RequestIds,
@@ -93,6 +94,7 @@ impl Shared {
             moves: Moves::default(),
             reaper: Reaper::default(),
             metrics,
+            repeats: Repeats::new(fastrand::u64(..)),
             request_log,
             connections: Connections::new(upstream_idle_connections, workers),
             request_ids: RequestIds::new(),

@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use prometheus::{IntCounter, IntCounterVec, Registry};
 
-use super::metrics::{Labels, OTHER, SERIES_MAX, counters};
 use super::Reason;
+use super::metrics::{Labels, OTHER, SERIES_MAX, counters};
 
 /// What else is to be said of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -139,11 +139,17 @@ mod tests {
         let metrics = Metrics::new(10, 10);
         let refused = CallDetail::Refused(Reason::EndpointBusy);
         metrics.count_detail(labels("ann", "echo"), refused);
-        check(&metrics, r#"toolgate_calls_refused_total{caller="ann",reason="endpoint_busy",server="files",tool="other"} 1"#);
+        check(
+            &metrics,
+            r#"toolgate_calls_refused_total{caller="ann",reason="endpoint_busy",server="files",tool="other"} 1"#,
+        );
         metrics.count(labels("ann", "echo"), Outcome::Ok, 0.1, true);
         metrics.count_detail(labels("ann", "echo"), refused);
         metrics.count_detail(labels("ann", "echo"), refused);
-        check(&metrics, r#"toolgate_calls_refused_total{caller="ann",reason="endpoint_busy",server="files",tool="echo"} 2"#);
+        check(
+            &metrics,
+            r#"toolgate_calls_refused_total{caller="ann",reason="endpoint_busy",server="files",tool="echo"} 2"#,
+        );
         metrics.count_detail(labels("ann", "echo"), CallDetail::Repeated);
         check(&metrics, r#"toolgate_repeats_total{caller="ann",server="files",tool="echo"} 1"#);
     }
@@ -155,7 +161,12 @@ mod tests {
             metrics.count_detail(labels("ann", ""), CallDetail::rpc_error(code));
         }
         for (code, count) in [("-32602", 1), ("other", 3)] {
-            check(&metrics, &format!(r#"toolgate_rpc_errors_total{{caller="ann",code="{code}",server="files",tool=""}} {count}"#));
+            check(
+                &metrics,
+                &format!(
+                    r#"toolgate_rpc_errors_total{{caller="ann",code="{code}",server="files",tool=""}} {count}"#
+                ),
+            );
         }
     }
 }

@@ -67,9 +67,7 @@ impl Repeats {
 
     fn fingerprint(&self, call: &CallKey<'_>) -> u64 {
         let mut hash = self.seed;
-        for part in
-            [call.caller, call.server.as_bytes(), call.tool.as_bytes(), call.arguments]
-        {
+        for part in [call.caller, call.server.as_bytes(), call.tool.as_bytes(), call.arguments] {
             hash = mix(hash, part);
         }
         // The row takes the low bits and the tag the high ones, of the same hash but for the time.
@@ -106,9 +104,14 @@ mod tests {
     #[test]
     fn a_call_is_a_repeat_for_five_minutes() {
         let repeats = Repeats::new(7);
-        for (now_s, expected) in
-            [(1_000, false), (1_000, true), (1_300, true), (1_600, true), (1_901, false), (1_902, true)]
-        {
+        for (now_s, expected) in [
+            (1_000, false),
+            (1_000, true),
+            (1_300, true),
+            (1_600, true),
+            (1_901, false),
+            (1_902, true),
+        ] {
             assert_eq!(repeats.saw(&CALL, now_s), expected, "at {now_s}");
         }
     }
