@@ -48,7 +48,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
 use crate::lifecycle::Lifecycle;
 use crate::snapshot::{Lasting, Snapshot};
-use crate::telemetry::{Metrics, Reason, RequestLog};
+use crate::telemetry::{Metrics, Reason, Repeats, RequestLog};
 use crate::upstream::{Fleet, now_ms};
 use context::Context;
 use exchange::Connections;
@@ -62,6 +62,7 @@ pub struct Shared {
     lasting: Lasting,
     moves: Moves,
     reaper: Reaper,
+    repeats: Repeats,
     request_log: Option<RequestLog>,
     connections: Connections,
     request_ids: RequestIds,
@@ -91,6 +92,7 @@ impl Shared {
             lasting,
             moves: Moves::default(),
             reaper: Reaper::default(),
+            repeats: Repeats::new(fastrand::u64(..)),
             request_log,
             connections: Connections::new(upstream_idle_connections, workers),
             request_ids: RequestIds::new(),

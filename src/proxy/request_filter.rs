@@ -24,8 +24,8 @@ use crate::mcp::{
     MCP_PROTOCOL_VERSION, MCP_SESSION_ID, Revision, Violation,
 };
 use crate::routes::Route;
-use crate::telemetry::Reason;
-use crate::upstream::Pool;
+use crate::telemetry::{CallKey, Reason};
+use crate::upstream::{Pool, now_ms};
 
 impl Gateway {
     /// The walk of a request, cheap checks before dear ones: nothing below a line runs before the
@@ -122,6 +122,7 @@ impl Gateway {
         let head = session.req_header();
         let call = read_call(head, &body, ctx)?;
         note(ctx, &call);
+        ctx.record.is_repeat = self.is_repeat(route, caller, &call);
         let placement = match call.era {
             Era::Modern => anywhere(head, route, caller, &call, ctx),
             Era::Legacy => place_legacy(head, route, caller, &call, ctx)?,
@@ -130,6 +131,15 @@ impl Gateway {
         drop(call);
         let pool = Arc::clone(&route.target);
         Ok(Plan::Forward(Forward { pool, placement, shape, body }))
+    }
+
+    /// Whether the caller made the same call of a tool a short while ago.
+    fn is_repeat(&self, route: &Route, caller: &Caller, call: &Call<'_>) -> bool {
+        let Some(tool) = call.tool() else { return false };
+        let arguments = call.envelope.params.arguments.unwrap_or_default().as_bytes();
+        let server = route.target.name();
+        let key = CallKey { caller: caller.digest(), server, tool, arguments };
+        self.repeats.saw(&key, now_ms() / 1000)
     }
 
     /// DNS rebinding ends here: a browser that was lured to this address names a foreign host or

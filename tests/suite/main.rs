@@ -3,6 +3,7 @@
 mod support;
 mod adversarial;
 mod admin;
+mod answers;
 mod bodies;
 mod catalog;
 mod cli;
