@@ -88,7 +88,7 @@
 //! endpoint its [`upstream::Standing`] (health, ejection, drain, load). A reload makes new pools over
 //! the same standings. [`sessions::Table`] keeps what cannot be in a session id because it comes
 //! later: the last use, and where the session moved. It is bounded and may be lost: the id is enough
-//! to serve a session.
+//! to serve a session. [`limits::State`] keeps what limits have counted, as long as their rules stay.
 //!
 //! # Modules
 //!
@@ -102,6 +102,7 @@
 //! | [`config`] | what is wanted? YAML becomes checked settings, or every problem in it is listed |
 //! | [`telemetry`] | how is the gateway doing? Metrics, the request log, the list of reasons |
 //! | [`identity`] | who is calling? |
+//! | [`limits`] | how much? Calls in a time, calls at once |
 //! | [`upstream`] | where does a call go? Pools, endpoints, the choice (`servers` in YAML) |
 //! | [`sessions`] | which conversation? Session ids are sealed, not stored |
 //! | [`routes`] | from a path to everything that serves it |
@@ -141,6 +142,7 @@ pub mod mcp;
 pub mod config;
 pub mod telemetry;
 pub mod identity;
+pub mod limits;
 pub mod upstream;
 pub mod sessions;
 pub mod routes;

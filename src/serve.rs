@@ -203,7 +203,7 @@ fn share(settings: &Settings, lifecycle: &Arc<Lifecycle>) -> io::Result<Shared> 
     let metrics = Arc::new(Metrics::new(telemetry.callers_max, telemetry.tools_max));
     let fleet = Arc::new(Fleet::new());
     let sessions = Arc::new(Table::new(seconds(SystemTime::now())));
-    let snapshot = Snapshot::new(settings, &fleet, sessions, &metrics)?;
+    let snapshot = Snapshot::new(settings, &fleet, sessions, &Arc::default(), &metrics)?;
     let format = match telemetry.requests {
         config::RequestLog::Json => Some(Format::Json),
         config::RequestLog::Text => Some(Format::Text),

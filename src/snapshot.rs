@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::config::{self, Reap, Settings};
 use crate::identity::Identity;
+use crate::limits::{self, Limits};
 use crate::routes::Routes;
 use crate::sessions::{KeyFile, Rules, Seal, Table, View, generated_key};
 use crate::telemetry::Metrics;
@@ -16,6 +17,8 @@ pub struct Snapshot {
     pub routes: Routes,
     /// Who is calling.
     pub identity: Identity,
+    /// How much is served.
+    pub limits: Limits,
     /// What legacy session ids are sealed with.
     pub seal: Seal,
     /// Every server, in the order of the settings.
@@ -37,6 +40,7 @@ impl Snapshot {
         settings: &Settings,
         fleet: &Fleet,
         sessions: Arc<Table>,
+        limits: &Arc<limits::State>,
         metrics: &Metrics,
     ) -> io::Result<Self> {
         let pools = fleet.prepare(&settings.servers, now_ms());
@@ -44,6 +48,7 @@ impl Snapshot {
         Ok(Self {
             routes: Routes::new(&settings.routes, &pools, metrics),
             identity: Identity::new(&settings.identity),
+            limits: Limits::new(&settings.limits, &settings.listeners, limits, &metrics.limits),
             seal: seal(settings)?,
             pools,
             listeners: settings.listeners.clone(),

@@ -23,6 +23,7 @@ mod resilience;
 mod servers;
 mod routes;
 mod identity;
+mod limits;
 mod telemetry;
 mod include;
 mod root;
@@ -41,6 +42,7 @@ pub use discovery::{Discovery, endpoints_file};
 pub use endpoints::{Endpoint, endpoint};
 pub use identity::{Anonymous, ApiKey, Identity};
 pub use include::wildcard_matches;
+pub use limits::{Allowance, Cost, KeyPart, Limit, Rate};
 pub use listeners::{Listener, ListenerLimits, ProxyProtocol, Tls};
 pub use place::{Place, Sources};
 pub use problem::{Problem, Problems};
@@ -80,6 +82,8 @@ pub struct Settings {
     pub routes: Vec<Route>,
     /// Who may call.
     pub identity: Identity,
+    /// How much is served.
+    pub limits: Vec<Limit>,
     /// What the gateway tells about itself.
     pub telemetry: Telemetry,
     /// The texts the settings came from, so that an engine's fault can show its line.

@@ -11,7 +11,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use super::{EndpointMetrics, Reason, SessionMetrics};
+use super::{EndpointMetrics, LimitMetrics, Reason, SessionMetrics};
 use crate::mcp::well_known;
 
 /// The label value that stands for every name beyond the cap, and for names no server confirmed.
@@ -98,6 +98,8 @@ pub struct Metrics {
     pub log_lines_lost: IntCounter,
     /// Endpoints, and what finds them.
     pub endpoints: EndpointMetrics,
+    /// Limits: what they refused, and how many keys they count.
+    pub limits: LimitMetrics,
     configuration: Configuration,
     series: papaya::HashMap<Key, Arc<Series>>,
     names: Mutex<Names>,
@@ -227,6 +229,7 @@ impl Metrics {
                 "Lines of the request log that found no room.",
             ),
             endpoints: EndpointMetrics::new(&registry),
+            limits: LimitMetrics::new(&registry),
             configuration: Configuration::new(&registry),
             series: papaya::HashMap::new(),
             names: Mutex::new(Names::default()),

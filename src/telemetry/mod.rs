@@ -2,6 +2,7 @@
 
 mod clock;
 mod endpoints;
+mod limits;
 mod logs;
 mod metrics;
 mod reason;
@@ -9,6 +10,7 @@ mod sessions;
 
 pub use clock::rfc3339;
 pub use endpoints::{EndpointMetrics, EndpointShown};
+pub use limits::{LimitCounters, LimitMetrics};
 pub use logs::{Format, Line, RequestLog, start_diagnostics};
 pub use metrics::{Labels, Metrics, Outcome, RouteMetrics};
 pub use reason::Reason;
