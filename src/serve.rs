@@ -221,6 +221,7 @@ fn share(settings: &Settings, lifecycle: &Arc<Lifecycle>) -> io::Result<Shared> 
         sessions: Arc::new(Table::new(seconds(SystemTime::now()))),
         catalog: Arc::new(Catalog::new()),
         authorities: Arc::new(Authorities::new(outbound, Arc::clone(&metrics))),
+        limits: Arc::default(),
         metrics: Arc::clone(&metrics),
     };
     let snapshot = Snapshot::new(settings, &lasting)?;

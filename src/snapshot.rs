@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::catalog::Catalog;
 use crate::config::{self, Reap, Settings};
 use crate::identity::{Authorities, Identity};
+use crate::limits::{self, Limits};
 use crate::routes::Routes;
 use crate::sessions::{KeyFile, Rules, Seal, Table, View, generated_key};
 use crate::telemetry::Metrics;
@@ -21,6 +22,8 @@ pub struct Lasting {
     pub catalog: Arc<Catalog>,
     /// The keys of those who issue tokens, and the tokens that were checked.
     pub authorities: Arc<Authorities>,
+    /// What limits have counted.
+    pub limits: Arc<limits::State>,
     /// The metrics of the process.
     pub metrics: Arc<Metrics>,
 }
@@ -31,6 +34,8 @@ pub struct Snapshot {
     pub routes: Routes,
     /// Who is calling.
     pub identity: Identity,
+    /// How much is served.
+    pub limits: Limits,
     /// What legacy session ids are sealed with.
     pub seal: Seal,
     /// Every server, in the order of the settings.
@@ -51,12 +56,13 @@ impl Snapshot {
     /// Builds everything a request needs. Fails only where the machine does: the settings are
     /// checked already.
     pub fn new(settings: &Settings, lasting: &Lasting) -> io::Result<Self> {
-        let Lasting { fleet, sessions, catalog, authorities, metrics } = lasting;
+        let Lasting { fleet, sessions, catalog, authorities, limits, metrics } = lasting;
         let pools = fleet.prepare(&settings.servers, now_ms());
         upstream::resolve_now(&pools);
         Ok(Self {
             routes: Routes::new(&settings.routes, &pools, catalog, metrics),
             identity: Identity::new(&settings.identity, authorities),
+            limits: Limits::new(&settings.limits, &settings.listeners, limits, &metrics.limits),
             seal: seal(settings)?,
             pools,
             catalog: Arc::clone(catalog),

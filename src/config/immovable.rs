@@ -76,8 +76,9 @@ fn believed_headers(listener: &Listener) -> &[IpNet] {
     }
 }
 
-/// What each connection is bound by from its start; the time for a body is asked for each request.
+/// What each connection is bound by from its start; the time for a body and the limit
+/// of an address are asked for each request.
 fn limits_of_connections(listener: &Listener) -> ListenerLimits {
     let body_timeout = ListenerLimits::default().body_timeout;
-    ListenerLimits { body_timeout, ..listener.limits.clone() }
+    ListenerLimits { body_timeout, requests_per_address: None, ..listener.limits.clone() }
 }

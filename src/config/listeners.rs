@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde_json::Value;
 
+use super::limits::Rate;
 use super::place::Place;
 use super::reading::{Fault, Reading};
 use super::scalars::{Bytes, Count, choice_schema, parse_choice};
@@ -92,6 +93,8 @@ pub struct ListenerLimits {
     pub requests_per_connection_max: u32,
     /// Concurrent streams of one HTTP/2 connection.
     pub streams_per_connection_max: u32,
+    /// Requests of one client address, whoever calls.
+    pub requests_per_address: Option<Rate>,
 }
 
 impl Default for ListenerLimits {
@@ -103,6 +106,7 @@ impl Default for ListenerLimits {
             idle_timeout: Duration::from_secs(60),
             requests_per_connection_max: 100_000,
             streams_per_connection_max: 100,
+            requests_per_address: None,
         }
     }
 }
@@ -158,6 +162,8 @@ shape! {
         optional requests_per_connection_max: Count,
         /// Concurrent streams of one HTTP/2 connection.
         optional streams_per_connection_max: Count,
+        /// Requests of one client address (of IPv6 its /64), whoever calls: 200/s; unlimited by default.
+        optional requests_per_address: Rate,
     }
 }
 
@@ -311,6 +317,7 @@ impl LimitsText {
             idle_timeout,
             requests_per_connection_max,
             streams_per_connection_max,
+            requests_per_address,
         } = self;
         let default = ListenerLimits::default();
         ListenerLimits {
@@ -324,6 +331,7 @@ impl LimitsText {
             streams_per_connection_max: streams_per_connection_max
                 .or(Count(default.streams_per_connection_max))
                 .0,
+            requests_per_address: requests_per_address.value(),
         }
     }
 }

@@ -26,6 +26,7 @@ mod routes;
 mod certificates;
 mod tokens;
 mod identity;
+mod limits;
 mod telemetry;
 mod include;
 mod root;
@@ -47,6 +48,7 @@ pub use endpoints::{Endpoint, endpoint};
 pub use identity::{Anonymous, ApiKey, Identity};
 pub use include::wildcard_matches;
 pub use listeners::{ClientCertificate, ClientTls, Listener, ListenerLimits, ProxyProtocol, Tls};
+pub use limits::{Allowance, Cost, KeyPart, Limit, Rate};
 pub use place::{Place, Sources};
 pub use problem::{Problem, Problems};
 pub use resilience::{Breaker, Ejection, Health, Probe, Retries};
@@ -88,6 +90,8 @@ pub struct Settings {
     pub routes: Vec<Route>,
     /// Who may call.
     pub identity: Identity,
+    /// How much is served.
+    pub limits: Vec<Limit>,
     /// What the gateway tells about itself.
     pub telemetry: Telemetry,
     /// The texts the settings came from, so that an engine's fault can show its line.

@@ -9,6 +9,7 @@ use super::admin::{AdminText, HealthListenerText, Registration};
 use super::catalog::{Catalog, CatalogText};
 use super::identity::{self, IdentityText, IncludedIdentityText};
 use super::include::{self, IncludedText, RegisteredText};
+use super::limits::{self, LimitText};
 use super::links::{Completeness, ServerNames};
 use super::listeners::{Listener, ListenerText};
 use super::place::{Place, SourceId};
@@ -52,6 +53,8 @@ shape! {
         optional routes: Vec<Field<RouteText>>,
         /// Who may call.
         optional identity: IdentityText,
+        /// How much is served; several limits may hold for one call.
+        optional limits: Vec<Field<LimitText>>,
         /// What the gateway tells about itself.
         optional telemetry: TelemetryText,
     }
@@ -119,6 +122,7 @@ impl RootText {
             servers,
             routes,
             identity,
+            limits,
             telemetry,
         } = self;
         let start = Place::start(source);
@@ -161,6 +165,7 @@ impl RootText {
         let routes = routes::check(all.routes, &names, public_urls, reading);
         Some(Settings {
             identity: identity::check(identity.value(), all.identities, &listeners, reading),
+            limits: limits::check(limits.or(Vec::new()), &names, reading),
             listeners,
             health: health.map(|health| health.value),
             admin: admin.map(|(_, admin)| admin),

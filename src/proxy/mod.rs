@@ -132,9 +132,11 @@ impl Shared {
         &self.lifecycle
     }
 
-    /// Closes connections to servers that nobody has used for a while.
+    /// Closes connections to servers that nobody has used for a while, and forgets what limits have
+    /// counted where it is over.
     pub fn sweep(&self) {
         self.connections.sweep();
+        self.lasting.limits.sweep();
     }
 
     /// Waits until the request log has left the process.

@@ -12,7 +12,7 @@ use prometheus::{
 };
 
 use super::calls::{CallDetail, CallMetrics, Details};
-use super::{CatalogMetrics, EndpointMetrics, IdentityMetrics, Reason, SessionMetrics};
+use super::{CatalogMetrics, EndpointMetrics, IdentityMetrics, LimitMetrics, Reason, SessionMetrics};
 use crate::mcp::well_known;
 
 /// The label value that stands for every name beyond the cap, and for names no server confirmed.
@@ -112,6 +112,8 @@ pub struct Metrics {
     pub catalog: CatalogMetrics,
     /// Endpoints, and what finds them.
     pub endpoints: EndpointMetrics,
+    /// Limits: what they refused, and how many keys they count.
+    pub limits: LimitMetrics,
     configuration: Configuration,
     series: papaya::HashMap<Key, Arc<Series>>,
     names: Mutex<Names>,
@@ -261,6 +263,7 @@ impl Metrics {
             ),
             catalog: CatalogMetrics::new(&registry),
             endpoints: EndpointMetrics::new(&registry),
+            limits: LimitMetrics::new(&registry),
             configuration: Configuration::new(&registry),
             series: papaya::HashMap::new(),
             names: Mutex::new(Names::default()),

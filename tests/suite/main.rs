@@ -12,6 +12,7 @@ mod conformance;
 mod discovery;
 mod health;
 mod identity;
+mod limits;
 mod listeners;
 mod moves;
 mod reload;

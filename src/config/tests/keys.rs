@@ -7,7 +7,7 @@ use super::server_keys::SERVERS;
 use super::{completed, environment, schema_paths};
 use crate::config::tests::directory::TestDirectory;
 use crate::config::{
-    Anonymous, ApiKey, Catalog, Listener, ListenerLimits, Listing, ProxyProtocol, Reap, RequestLog,
+    Anonymous, ApiKey, Catalog, KeyPart, Limit, Listener, ListenerLimits, Listing, ProxyProtocol, Reap, RequestLog,
     Role, Runtime, Sessions, Settings, Telemetry, Tls, Token, load,
 };
 
@@ -44,6 +44,10 @@ fn tokens(settings: &Settings) -> &[Token] {
 
 fn key(settings: &Settings) -> &ApiKey {
     &settings.identity.api_keys[0]
+}
+
+fn limit(settings: &Settings) -> &Limit {
+    &settings.limits[0]
 }
 
 pub(super) const fn seconds(seconds: u64) -> Duration {
@@ -138,6 +142,14 @@ const LISTENERS: &[Row] = &[
         "listeners[].limits.streams_per_connection_max",
         "listeners: [{ address: 127.0.0.1:1, limits: { streams_per_connection_max: 10 } }]\n",
         |s| listener(s).limits.streams_per_connection_max == 10,
+    ),
+    (
+        "listeners[].limits.requests_per_address",
+        "listeners: [{ address: 127.0.0.1:1, limits: { requests_per_address: 11/m } }]\n",
+        |s| {
+            format!("{:?}", listener(s).limits.requests_per_address)
+                == "Some(Rate { count: 11, period: 60s })"
+        },
     ),
 ];
 
@@ -294,9 +306,41 @@ const ROUTES_AND_IDENTITY: &[Row] = &[
     ),
 ];
 
+const LIMITS: &[Row] = &[
+    ("limits", "limits: []\n", |s| s.limits.is_empty()),
+    ("limits[].name", "limits: [{ name: a, rate: 1/s }]\n", |s| limit(s).name == "a"),
+    ("limits[].key", "limits: [{ name: a, key: [tool, caller], rate: 1/s }]\n", |s| {
+        limit(s).key == [KeyPart::Caller, KeyPart::Tool]
+    }),
+    ("limits[].rate", "limits: [{ name: a, rate: 50/m }]\n", |s| {
+        let allowance = limit(s).rate.as_ref().unwrap();
+        allowance.rate.period == seconds(60) && allowance.burst.get() == 50
+    }),
+    ("limits[].burst", "limits: [{ name: a, rate: 50/m, burst: 7 }]\n", |s| {
+        limit(s).rate.as_ref().unwrap().burst.get() == 7
+    }),
+    (
+        "limits[].cost",
+        "limits: [{ name: a, rate: 50/m, cost: { 'everything/*': 3, echo: '${MINUTES}' } }]\n",
+        |s| {
+            let costs = &limit(s).rate.as_ref().unwrap().costs;
+            costs[0].is_of("everything", "x") && costs[1].calls.get() == 7
+        },
+    ),
+    ("limits[].in_flight", "limits: [{ name: a, in_flight: 9 }]\n", |s| {
+        limit(s).in_flight.is_some_and(|max| max.get() == 9) && limit(s).rate.is_none()
+    }),
+    ("limits[].wait", "limits: [{ name: a, in_flight: 9, wait: 50ms }]\n", |s| {
+        limit(s).wait == Duration::from_millis(50)
+    }),
+    ("limits[].keys_max", "limits: [{ name: a, in_flight: 9, keys_max: 1000000 }]\n", |s| {
+        limit(s).keys_max == 1_000_000
+    }),
+];
+
 #[test]
 fn every_key_does_what_it_says() {
-    let rows = [LISTENERS, PROCESS, SESSIONS, CATALOG, SERVERS, ROUTES_AND_IDENTITY].concat();
+    let rows = [LISTENERS, PROCESS, SESSIONS, CATALOG, SERVERS, ROUTES_AND_IDENTITY, LIMITS].concat();
     check(&rows);
     for path in schema_paths() {
         assert!(rows.iter().any(|(tested, ..)| *tested == path), "{path} has no row");
