@@ -23,6 +23,9 @@ mod resilience;
 mod servers;
 mod routes;
 mod identity;
+mod patterns;
+mod policy;
+mod policy_texts;
 mod telemetry;
 mod include;
 mod root;
@@ -42,8 +45,10 @@ pub use endpoints::{Endpoint, endpoint};
 pub use identity::{Anonymous, ApiKey, Identity};
 pub use include::wildcard_matches;
 pub use listeners::{Listener, ListenerLimits, ProxyProtocol, Tls};
+pub use patterns::{CallerClause, CallerPattern, METHODS, NamePattern};
 pub use place::{Place, Sources};
-pub use problem::{Problem, Problems};
+pub use policy::{BySession, Combination, Label, Mode, Policy, Rule, RuleEffect, Subjects, When};
+pub use problem::{Problem, Problems, nearest};
 pub use resilience::{Breaker, Ejection, Health, Probe, Retries};
 pub use routes::Route;
 pub use runtime::Runtime;
@@ -80,6 +85,8 @@ pub struct Settings {
     pub routes: Vec<Route>,
     /// Who may call.
     pub identity: Identity,
+    /// What callers may do.
+    pub policy: Policy,
     /// What the gateway tells about itself.
     pub telemetry: Telemetry,
     /// The texts the settings came from, so that an engine's fault can show its line.

@@ -11,6 +11,8 @@ use super::include::{self, IncludedText, RegisteredText};
 use super::links::{Completeness, ServerNames};
 use super::listeners::{Listener, ListenerText};
 use super::place::{Place, SourceId};
+use super::policy::{self, Surroundings};
+use super::policy_texts::PolicyText;
 use super::problem::Problems;
 use super::reading::Reading;
 use super::routes::{self, RouteText};
@@ -49,6 +51,8 @@ shape! {
         optional routes: Vec<Field<RouteText>>,
         /// Who may call.
         optional identity: IdentityText,
+        /// What callers may do.
+        optional policy: PolicyText,
         /// What the gateway tells about itself.
         optional telemetry: TelemetryText,
     }
@@ -115,6 +119,7 @@ impl RootText {
             servers,
             routes,
             identity,
+            policy,
             telemetry,
         } = self;
         let start = Place::start(source);
@@ -129,7 +134,9 @@ impl RootText {
         let registered = files
             .registered
             .map_or(Field::Absent, |registered| include::read_registered(registered, reading));
-        let all = Merged::new(servers, routes, included, registered);
+        let mut all = Merged::new(servers, routes, included, registered);
+        // The main file's come first, as everywhere.
+        all.policies.splice(0..0, policy.value());
         let names = all.servers.0.iter().map(|(name, _)| name.value.clone()).collect();
         let names = ServerNames::new(names, all.completeness);
         if all.completeness == Completeness::Whole {
@@ -150,8 +157,19 @@ impl RootText {
         }
         let servers = servers::check(all.servers, &registration, reading);
         let routes = routes::check(all.routes, &names, reading);
+        let problems_before = reading.problems.len();
+        let identity_is_faulty = matches!(identity, Field::Faulty);
+        let identity = identity::check(identity.value(), all.identities, &listeners, reading);
+        let callers = if identity_is_faulty || reading.problems.len() > problems_before {
+            Completeness::Partial
+        } else {
+            all.completeness
+        };
+        let around = Surroundings { servers: &names, identity: &identity, callers };
+        let policy = policy::check(all.policies, &around, reading);
         Some(Settings {
-            identity: identity::check(identity.value(), all.identities, &listeners, reading),
+            identity,
+            policy,
             listeners,
             health: health.map(|health| health.value),
             admin: admin.map(|(_, admin)| admin),
@@ -173,6 +191,7 @@ struct Merged {
     servers: Entries<ServerText>,
     routes: Vec<Field<RouteText>>,
     identities: Vec<IncludedIdentityText>,
+    policies: Vec<PolicyText>,
     completeness: Completeness,
 }
 
@@ -187,14 +206,19 @@ impl Merged {
             servers: Entries(Vec::new()),
             routes: Vec::new(),
             identities: Vec::new(),
+            policies: Vec::new(),
             completeness: Completeness::Whole,
         };
         merged.add(servers, routes);
         for file in included {
             match file {
-                Field::Given(At { value: IncludedText { servers, routes, identity }, .. }) => {
+                Field::Given(At {
+                    value: IncludedText { servers, routes, identity, policy },
+                    ..
+                }) => {
                     merged.add(servers, routes);
                     merged.identities.extend(identity.value());
+                    merged.policies.extend(policy.value());
                 }
                 Field::Absent => {}
                 Field::Faulty => merged.completeness = Completeness::Partial,
