@@ -104,6 +104,7 @@
 //! | [`identity`] | who is calling? |
 //! | [`upstream`] | where does a call go? Pools, endpoints, the choice (`servers` in YAML) |
 //! | [`sessions`] | which conversation? Session ids are sealed, not stored |
+//! | [`policy`] | may they? Rules compiled to tables, conditions, combinations |
 //! | [`routes`] | from a path to everything that serves it |
 //! | [`snapshot`] | all of the above, made from one configuration, immutable |
 //! | [`lifecycle`] | does the process serve, drain or close? Signals, and the handover to a successor |
@@ -143,6 +144,7 @@ pub mod telemetry;
 pub mod identity;
 pub mod upstream;
 pub mod sessions;
+pub mod policy;
 pub mod routes;
 pub mod snapshot;
 pub mod lifecycle;

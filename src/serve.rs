@@ -25,6 +25,7 @@ use tokio::sync::{Mutex, oneshot};
 use crate::admin::{self, Api, Guard, Operators, Probes, Reload};
 use crate::config::{self, Problem, Problems, Settings};
 use crate::lifecycle::{self, Belongings, Handover, HandoverFault, Lifecycle, Signals};
+use crate::policy;
 use crate::proxy::{Edge, ProxyProtocol, Shared};
 use crate::sessions::{Table, seconds};
 use crate::snapshot::Snapshot;
@@ -93,6 +94,7 @@ pub fn check(settings: &Settings) -> Result<(), Problems> {
             let fault = certificate_fault(tls)?;
             Some(Problem::new(tls.place, fault).hint("give a PEM chain and its PEM private key"))
         })
+        .chain(policy::problems(settings))
         .collect();
     match problems.is_empty() {
         true => Ok(()),
