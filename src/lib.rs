@@ -107,6 +107,7 @@
 //! | [`upstream`] | where does a call go? Pools, endpoints, the choice (`servers` in YAML) |
 //! | [`sessions`] | which conversation? Session ids are sealed, not stored |
 //! | [`catalog`] | what does each server offer? Listed by the gateway itself, in the background |
+//! | [`policy`] | may they? Rules compiled to tables, conditions, combinations |
 //! | [`routes`] | from a path to everything that serves it |
 //! | [`snapshot`] | all of the above, made from one configuration, immutable |
 //! | [`lifecycle`] | does the process serve, drain or close? Signals, and the handover to a successor |
@@ -149,6 +150,7 @@ pub mod limits;
 pub mod upstream;
 pub mod sessions;
 pub mod catalog;
+pub mod policy;
 pub mod routes;
 pub mod snapshot;
 pub mod lifecycle;

@@ -28,6 +28,7 @@ use crate::config::{self, Problem, Problems, Settings};
 use crate::identity::Authorities;
 use crate::lifecycle::{self, Belongings, Handover, HandoverFault, Lifecycle, Signals};
 use crate::outbound::Outbound;
+use crate::policy;
 use crate::proxy::{Edge, ProxyProtocol, Shared};
 use crate::sessions::{Table, seconds};
 use crate::snapshot::{Lasting, Snapshot};
@@ -96,6 +97,7 @@ pub fn check(settings: &Settings) -> Result<(), Problems> {
             let fault = certificate_fault(tls)?;
             Some(Problem::new(tls.place, fault).hint("give a PEM chain and its PEM private key"))
         })
+        .chain(policy::problems(settings))
         .collect();
     match problems.is_empty() {
         true => Ok(()),

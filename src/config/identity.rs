@@ -154,7 +154,7 @@ impl Scalar for Label {
 
 /// A scope as OAuth writes it.
 #[derive(Debug, Clone)]
-pub(super) struct Scope(String);
+pub(super) struct Scope(pub(super) String);
 
 impl Scalar for Scope {
     const NAME: &'static str = "a scope";

@@ -27,6 +27,9 @@ mod certificates;
 mod tokens;
 mod identity;
 mod limits;
+mod patterns;
+mod policy;
+mod policy_texts;
 mod telemetry;
 mod include;
 mod root;
@@ -49,8 +52,10 @@ pub use identity::{Anonymous, ApiKey, Identity};
 pub use include::wildcard_matches;
 pub use listeners::{ClientCertificate, ClientTls, Listener, ListenerLimits, ProxyProtocol, Tls};
 pub use limits::{Allowance, Cost, KeyPart, Limit, Rate};
+pub use patterns::{CallerClause, CallerPattern, METHODS, NamePattern};
 pub use place::{Place, Sources};
-pub use problem::{Problem, Problems};
+pub use policy::{BySession, Combination, Label, Mode, Policy, Rule, RuleEffect, Subjects, When};
+pub use problem::{Problem, Problems, nearest};
 pub use resilience::{Breaker, Ejection, Health, Probe, Retries};
 pub use routes::Route;
 pub use runtime::Runtime;
@@ -92,6 +97,8 @@ pub struct Settings {
     pub identity: Identity,
     /// How much is served.
     pub limits: Vec<Limit>,
+    /// What callers may do.
+    pub policy: Policy,
     /// What the gateway tells about itself.
     pub telemetry: Telemetry,
     /// The texts the settings came from, so that an engine's fault can show its line.

@@ -13,6 +13,8 @@ use super::limits::{self, LimitText};
 use super::links::{Completeness, ServerNames};
 use super::listeners::{Listener, ListenerText};
 use super::place::{Place, SourceId};
+use super::policy::{self, Surroundings};
+use super::policy_texts::PolicyText;
 use super::problem::Problems;
 use super::reading::Reading;
 use super::routes::{self, PublicUrls, RouteText};
@@ -55,6 +57,8 @@ shape! {
         optional identity: IdentityText,
         /// How much is served; several limits may hold for one call.
         optional limits: Vec<Field<LimitText>>,
+        /// What callers may do.
+        optional policy: PolicyText,
         /// What the gateway tells about itself.
         optional telemetry: TelemetryText,
     }
@@ -123,6 +127,7 @@ impl RootText {
             routes,
             identity,
             limits,
+            policy,
             telemetry,
         } = self;
         let start = Place::start(source);
@@ -137,7 +142,9 @@ impl RootText {
         let registered = files
             .registered
             .map_or(Field::Absent, |registered| include::read_registered(registered, reading));
-        let all = Merged::new(servers, routes, included, registered);
+        let mut all = Merged::new(servers, routes, included, registered);
+        // The main file's come first, as everywhere.
+        all.policies.splice(0..0, policy.value());
         let names = all.servers.0.iter().map(|(name, _)| name.value.clone()).collect();
         let names = ServerNames::new(names, all.completeness);
         if all.completeness == Completeness::Whole {
@@ -163,8 +170,19 @@ impl RootText {
             false => PublicUrls::Optional,
         };
         let routes = routes::check(all.routes, &names, public_urls, reading);
+        let problems_before = reading.problems.len();
+        let identity_is_faulty = matches!(identity, Field::Faulty);
+        let identity = identity::check(identity.value(), all.identities, &listeners, reading);
+        let callers = if identity_is_faulty || reading.problems.len() > problems_before {
+            Completeness::Partial
+        } else {
+            all.completeness
+        };
+        let around = Surroundings { servers: &names, identity: &identity, callers };
+        let policy = policy::check(all.policies, &around, reading);
         Some(Settings {
-            identity: identity::check(identity.value(), all.identities, &listeners, reading),
+            identity,
+            policy,
             limits: limits::check(limits.or(Vec::new()), &names, reading),
             listeners,
             health: health.map(|health| health.value),
@@ -188,6 +206,7 @@ struct Merged {
     servers: Entries<ServerText>,
     routes: Vec<Field<RouteText>>,
     identities: Vec<IncludedIdentityText>,
+    policies: Vec<PolicyText>,
     completeness: Completeness,
 }
 
@@ -202,14 +221,19 @@ impl Merged {
             servers: Entries(Vec::new()),
             routes: Vec::new(),
             identities: Vec::new(),
+            policies: Vec::new(),
             completeness: Completeness::Whole,
         };
         merged.add(servers, routes);
         for file in included {
             match file {
-                Field::Given(At { value: IncludedText { servers, routes, identity }, .. }) => {
+                Field::Given(At {
+                    value: IncludedText { servers, routes, identity, policy },
+                    ..
+                }) => {
                     merged.add(servers, routes);
                     merged.identities.extend(identity.value());
+                    merged.policies.extend(policy.value());
                 }
                 Field::Absent => {}
                 Field::Faulty => merged.completeness = Completeness::Partial,
