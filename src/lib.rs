@@ -101,6 +101,7 @@
 //! | [`mcp`] | what does MCP say? Revisions, methods, headers, violations; no I/O, no clock |
 //! | [`config`] | what is wanted? YAML becomes checked settings, or every problem in it is listed |
 //! | [`telemetry`] | how is the gateway doing? Metrics, the request log, the list of reasons |
+//! | [`outbound`] | the gateway's own HTTP requests: limits of time, size and address |
 //! | [`identity`] | who is calling? |
 //! | [`upstream`] | where does a call go? Pools, endpoints, the choice (`servers` in YAML) |
 //! | [`sessions`] | which conversation? Session ids are sealed, not stored |
@@ -140,6 +141,7 @@ pub mod jsonrpc;
 pub mod mcp;
 pub mod config;
 pub mod telemetry;
+pub mod outbound;
 pub mod identity;
 pub mod upstream;
 pub mod sessions;
