@@ -23,6 +23,7 @@ mod resilience;
 mod servers;
 mod routes;
 mod identity;
+mod audit;
 mod telemetry;
 mod include;
 mod root;
@@ -36,6 +37,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use admin::{Admin, Role, Token};
+pub use audit::{Audit, AuditSink, KeptArguments, Otlp, WhenFull};
 pub use balance::{Balance, HashKey, OnEndpointLoss};
 pub use discovery::{Discovery, endpoints_file};
 pub use endpoints::{Endpoint, endpoint};
@@ -80,6 +82,8 @@ pub struct Settings {
     pub routes: Vec<Route>,
     /// Who may call.
     pub identity: Identity,
+    /// The record of what happened, if there is to be one.
+    pub audit: Option<Audit>,
     /// What the gateway tells about itself.
     pub telemetry: Telemetry,
     /// The texts the settings came from, so that an engine's fault can show its line.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::Settings;
 use super::admin::{AdminText, HealthListenerText, Registration};
+use super::audit::AuditText;
 use super::identity::{self, IdentityText, IncludedIdentityText};
 use super::include::{self, IncludedText, RegisteredText};
 use super::links::{Completeness, ServerNames};
@@ -49,6 +50,8 @@ shape! {
         optional routes: Vec<Field<RouteText>>,
         /// Who may call.
         optional identity: IdentityText,
+        /// The record of what happened; without this section there is none.
+        optional audit: AuditText,
         /// What the gateway tells about itself.
         optional telemetry: TelemetryText,
     }
@@ -115,6 +118,7 @@ impl RootText {
             servers,
             routes,
             identity,
+            audit,
             telemetry,
         } = self;
         let start = Place::start(source);
@@ -162,6 +166,7 @@ impl RootText {
                 .map_or_else(Sessions::default, |sessions| sessions.check(reading)),
             servers,
             routes,
+            audit: audit.value().map(|audit| audit.check(reading)),
             telemetry: telemetry.value().map_or_else(Telemetry::default, TelemetryText::check),
             sources: Arc::default(),
         })

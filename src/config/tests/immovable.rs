@@ -78,7 +78,22 @@ fn what_cannot_change_is_told() {
     check("runtime", "telemetry: { labels: { tools_max: 1 } }\nruntime", &["telemetry.labels"]);
     check(
         "runtime",
+        "audit: { sinks: [stdout] }\nruntime",
+        &["audit.sinks", "audit.when_full", "audit.queue"],
+    );
+    check(
+        "runtime",
         "sessions: { idle: 1m }\nservers: { b: { endpoints: [http://b/] }, everything: { endpoints: [] , discovery: { dns: http://c/ } } }\nruntime",
         &[],
     );
+    let audit = |section: &str| settings(&format!("audit: {{ {section} }}\n{OLD}"));
+    let old = audit("sinks: [stdout]");
+    for (section, expected) in [
+        ("sinks: [stdout], arguments: none, redact: [a], arguments_bytes_max: 1B", &[][..]),
+        ("sinks: [stdout], when_full: wait", &["audit.when_full"]),
+        ("sinks: [stdout], queue: { records: 1 }", &["audit.queue"]),
+        ("sinks: [{ file: b }]", &["audit.sinks"]),
+    ] {
+        assert_eq!(old.immovable_changes(&audit(section)), expected, "{section}");
+    }
 }
