@@ -105,6 +105,7 @@
 //! | [`identity`] | who is calling? |
 //! | [`upstream`] | where does a call go? Pools, endpoints, the choice (`servers` in YAML) |
 //! | [`sessions`] | which conversation? Session ids are sealed, not stored |
+//! | [`audit`] | what happened? One line per call and event, in a chain that shows changes |
 //! | [`routes`] | from a path to everything that serves it |
 //! | [`snapshot`] | all of the above, made from one configuration, immutable |
 //! | [`lifecycle`] | does the process serve, drain or close? Signals, and the handover to a successor |
@@ -145,6 +146,7 @@ pub mod outbound;
 pub mod identity;
 pub mod upstream;
 pub mod sessions;
+pub mod audit;
 pub mod routes;
 pub mod snapshot;
 pub mod lifecycle;

@@ -160,7 +160,7 @@ shape! {
 #[derive(Debug)]
 pub(super) enum SinkText {
     Stdout(Place),
-    Map(Place, SinkMapText),
+    Map(Place, Box<SinkMapText>),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -187,7 +187,7 @@ impl Scalar for StdoutText {
 impl Shape for SinkText {
     fn read(node: &Node, reading: &mut Reading<'_>) -> Option<Self> {
         if matches!(node.kind, Kind::Map(_)) {
-            return Some(Self::Map(node.place, Shape::read(node, reading)?));
+            return Some(Self::Map(node.place, Box::new(Shape::read(node, reading)?)));
         }
         <StdoutText as Shape>::read(node, reading).map(|StdoutText| Self::Stdout(node.place))
     }
@@ -325,7 +325,7 @@ impl SinkText {
             Self::Stdout(place) => return Some((place, AuditSink::Stdout)),
             Self::Map(place, text) => (place, text),
         };
-        let SinkMapText { file, rotate, keep, otlp } = text;
+        let SinkMapText { file, rotate, keep, otlp } = *text;
         match (file, otlp) {
             (Field::Absent, Field::Absent) => {
                 let hint = "write stdout, { file: PATH } or { otlp: { endpoint: URL } }";

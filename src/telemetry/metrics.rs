@@ -11,7 +11,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use super::{EndpointMetrics, Reason, SessionMetrics};
+use super::{AuditMetrics, EndpointMetrics, Reason, SessionMetrics};
 use crate::mcp::well_known;
 
 /// The label value that stands for every name beyond the cap, and for names no server confirmed.
@@ -94,6 +94,8 @@ pub struct Metrics {
     ejections: IntCounterVec,
     /// Legacy sessions.
     pub sessions: SessionMetrics,
+    /// The record of what happened.
+    pub audit: AuditMetrics,
     /// Lines of the request log that found no room.
     pub log_lines_lost: IntCounter,
     /// Endpoints, and what finds them.
@@ -221,6 +223,7 @@ impl Metrics {
                 "Endpoints taken out because calls to them failed, by reason.",
                 &["server", "endpoint", "reason"],
             ),
+            audit: AuditMetrics::new(&registry),
             log_lines_lost: counter(
                 &registry,
                 "toolgate_log_lines_lost_total",
