@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::admin;
+use crate::audit::{self, Extent, Until, Wanted};
 use crate::config::{self, Problems, Settings};
 use crate::serve::{self, Failure, Start};
 use crate::telemetry;
@@ -67,8 +68,41 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Read the record of what happened.
+    #[command(subcommand)]
+    Audit(Audit),
     /// Print the version.
     Version,
+}
+
+#[derive(Debug, Subcommand)]
+enum Audit {
+    /// Check that every line is as it was written, and that none is missing, in any order of the files.
+    Verify {
+        /// The files, rotated ones too.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// The files are a part of the record: a chain may have begun before them.
+        #[arg(long)]
+        part: bool,
+    },
+    /// Show records in short lines.
+    Tail {
+        /// The file.
+        file: PathBuf,
+        /// Only those of this caller; `*` and `?` stand for characters.
+        #[arg(long)]
+        caller: Option<String>,
+        /// Only those of this tool; `*` and `?` stand for characters.
+        #[arg(long)]
+        tool: Option<String>,
+        /// Go on with what is added to the file, also when it is rotated.
+        #[arg(long)]
+        follow: bool,
+        /// How many of those that are there already are shown.
+        #[arg(long, default_value_t = 20)]
+        last: usize,
+    },
 }
 
 /// Reads the arguments and does what they say.
@@ -92,6 +126,13 @@ pub fn run() -> ExitCode {
         Command::Servers { admin, config, token_file, json } => {
             let form = if json { Form::Json } else { Form::Table };
             servers(admin, config.as_deref(), token_file.as_deref(), form)
+        }
+        Command::Audit(Audit::Verify { files, part }) => {
+            verify(&files, if part { Extent::Part } else { Extent::Whole })
+        }
+        Command::Audit(Audit::Tail { file, caller, tool, follow, last }) => {
+            let until = if follow { Until::Interrupted } else { Until::End };
+            tail(&file, &Wanted { caller, tool, last: Some(last) }, until)
         }
         Command::Version => {
             println!("toolgate {}", env!("CARGO_PKG_VERSION"));
@@ -143,6 +184,25 @@ fn servers(url: String, config: Option<&Path>, token: Option<&Path>, form: Form)
             ExitCode::SUCCESS
         }
         Err(fault) => failed(&fault),
+    }
+}
+
+fn verify(files: &[PathBuf], extent: Extent) -> ExitCode {
+    match audit::verify(files, extent) {
+        Ok(report) => {
+            println!("{report}");
+            if report.is_good() { ExitCode::SUCCESS } else { ExitCode::from(FAILURE) }
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+fn tail(file: &Path, wanted: &Wanted, until: Until) -> ExitCode {
+    match audit::tail(file, wanted, until, &mut std::io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read it has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => failed(&format!("{}: {error}", file.display())),
     }
 }
 

@@ -108,6 +108,7 @@
 //! | [`sessions`] | which conversation? Session ids are sealed, not stored |
 //! | [`catalog`] | what does each server offer? Listed by the gateway itself, in the background |
 //! | [`policy`] | may they? Rules compiled to tables, conditions, combinations |
+//! | [`audit`] | what happened? One line per call and event, in a chain that shows changes |
 //! | [`routes`] | from a path to everything that serves it |
 //! | [`snapshot`] | all of the above, made from one configuration, immutable |
 //! | [`lifecycle`] | does the process serve, drain or close? Signals, and the handover to a successor |
@@ -151,6 +152,7 @@ pub mod upstream;
 pub mod sessions;
 pub mod catalog;
 pub mod policy;
+pub mod audit;
 pub mod routes;
 pub mod snapshot;
 pub mod lifecycle;

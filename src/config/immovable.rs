@@ -4,7 +4,7 @@ use std::path::Path;
 
 use ipnet::IpNet;
 
-use super::{Admin, ClientTls, Listener, ListenerLimits, ProxyProtocol, Settings};
+use super::{Admin, Audit, ClientTls, Listener, ListenerLimits, ProxyProtocol, Settings};
 
 impl Settings {
     /// The keys that differ and take effect only in a new process, in the order of the file.
@@ -41,6 +41,15 @@ impl Settings {
             ),
             ("runtime.grace", self.runtime.grace != newer.runtime.grace),
             ("state_dir", self.state_dir != newer.state_dir),
+            (
+                "audit.sinks",
+                audit(self, |audit| &audit.sinks) != audit(newer, |audit| &audit.sinks),
+            ),
+            (
+                "audit.when_full",
+                audit(self, |audit| &audit.when_full) != audit(newer, |audit| &audit.when_full),
+            ),
+            ("audit.queue", audit(self, audit_queue) != audit(newer, audit_queue)),
             ("telemetry.requests", self.telemetry.requests != newer.telemetry.requests),
             (
                 "telemetry.labels",
@@ -50,6 +59,15 @@ impl Settings {
         ];
         keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
     }
+}
+
+/// A part of the section, where there is one.
+fn audit<'s, T>(settings: &'s Settings, part: fn(&'s Audit) -> T) -> Option<T> {
+    settings.audit.as_ref().map(part)
+}
+
+fn audit_queue(audit: &Audit) -> (usize, usize) {
+    (audit.queue_records_max, audit.queue_bytes_max)
 }
 
 /// Whether a part differs at some place of the list, because each listener serves the rules at its own place.

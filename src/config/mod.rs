@@ -30,6 +30,7 @@ mod limits;
 mod patterns;
 mod policy;
 mod policy_texts;
+mod audit;
 mod telemetry;
 mod include;
 mod root;
@@ -43,6 +44,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use admin::{Admin, Role, Token};
+pub use audit::{Audit, AuditSink, KeptArguments, Otlp, WhenFull};
 pub use balance::{Balance, HashKey, OnEndpointLoss};
 pub use catalog::{Catalog, Listing, ServerCatalog};
 pub use certificates::{CertificateName, Certificates};
@@ -95,10 +97,12 @@ pub struct Settings {
     pub routes: Vec<Route>,
     /// Who may call.
     pub identity: Identity,
-    /// How much is served.
-    pub limits: Vec<Limit>,
     /// What callers may do.
     pub policy: Policy,
+    /// How much is served.
+    pub limits: Vec<Limit>,
+    /// The record of what happened, if there is to be one.
+    pub audit: Option<Audit>,
     /// What the gateway tells about itself.
     pub telemetry: Telemetry,
     /// The texts the settings came from, so that an engine's fault can show its line.

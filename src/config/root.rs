@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::Settings;
 use super::admin::{AdminText, HealthListenerText, Registration};
 use super::catalog::{Catalog, CatalogText};
+use super::audit::AuditText;
 use super::identity::{self, IdentityText, IncludedIdentityText};
 use super::include::{self, IncludedText, RegisteredText};
 use super::limits::{self, LimitText};
@@ -55,10 +56,12 @@ shape! {
         optional routes: Vec<Field<RouteText>>,
         /// Who may call.
         optional identity: IdentityText,
-        /// How much is served; several limits may hold for one call.
-        optional limits: Vec<Field<LimitText>>,
         /// What callers may do.
         optional policy: PolicyText,
+        /// How much is served; several limits may hold for one call.
+        optional limits: Vec<Field<LimitText>>,
+        /// The record of what happened; without this section there is none.
+        optional audit: AuditText,
         /// What the gateway tells about itself.
         optional telemetry: TelemetryText,
     }
@@ -128,6 +131,7 @@ impl RootText {
             identity,
             limits,
             policy,
+            audit,
             telemetry,
         } = self;
         let start = Place::start(source);
@@ -195,6 +199,7 @@ impl RootText {
             catalog,
             servers,
             routes,
+            audit: audit.value().map(|audit| audit.check(reading)),
             telemetry: telemetry.value().map_or_else(Telemetry::default, TelemetryText::check),
             sources: Arc::default(),
         })

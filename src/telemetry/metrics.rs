@@ -12,7 +12,7 @@ use prometheus::{
 };
 
 use super::calls::{CallDetail, CallMetrics, Details};
-use super::{CatalogMetrics, EndpointMetrics, IdentityMetrics, LimitMetrics, Reason, SessionMetrics};
+use super::{AuditMetrics, CatalogMetrics, EndpointMetrics, IdentityMetrics, LimitMetrics, Reason, SessionMetrics};
 use crate::mcp::well_known;
 
 /// The label value that stands for every name beyond the cap, and for names no server confirmed.
@@ -106,6 +106,8 @@ pub struct Metrics {
     pub identity: IdentityMetrics,
     /// Legacy sessions.
     pub sessions: SessionMetrics,
+    /// The record of what happened.
+    pub audit: AuditMetrics,
     /// Lines of the request log that found no room.
     pub log_lines_lost: IntCounter,
     /// What servers offer.
@@ -256,6 +258,7 @@ impl Metrics {
                 "How often a stream of a server said that one of its lists has changed.",
                 &["server", "list"],
             ),
+            audit: AuditMetrics::new(&registry),
             log_lines_lost: counter(
                 &registry,
                 "toolgate_log_lines_lost_total",

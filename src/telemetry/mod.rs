@@ -2,6 +2,7 @@
 
 mod calls;
 mod catalog;
+mod audit;
 mod clock;
 mod endpoints;
 mod identity;
@@ -14,7 +15,8 @@ mod sessions;
 
 pub use calls::{CallDetail, RpcCode};
 pub use catalog::{CatalogMetrics, Refresh};
-pub use clock::rfc3339;
+pub use audit::AuditMetrics;
+pub use clock::{rfc3339, write_rfc3339};
 pub use endpoints::{EndpointMetrics, EndpointShown};
 pub use identity::IdentityMetrics;
 pub use limits::{LimitCounters, LimitMetrics};

@@ -7,8 +7,8 @@ use super::server_keys::SERVERS;
 use super::{completed, environment, schema_paths};
 use crate::config::tests::directory::TestDirectory;
 use crate::config::{
-    Anonymous, ApiKey, Catalog, KeyPart, Limit, Listener, ListenerLimits, Listing, ProxyProtocol, Reap, RequestLog,
-    Role, Runtime, Sessions, Settings, Telemetry, Tls, Token, load,
+    Anonymous, ApiKey, Audit, AuditSink, Catalog, KeptArguments, KeyPart, Limit, Listener, ListenerLimits, Listing, ProxyProtocol, Reap, RequestLog,
+    Role, Runtime, Sessions, Settings, Telemetry, Tls, Token, WhenFull, load,
 };
 
 /// The key's path, a text that sets it, and what the settings must then hold.
@@ -338,9 +338,81 @@ const LIMITS: &[Row] = &[
     }),
 ];
 
+fn audit(settings: &Settings) -> &Audit {
+    settings.audit.as_ref().unwrap()
+}
+
+const AUDIT: &[Row] = &[
+    ("audit", "audit: { sinks: [stdout] }\n", |s| {
+        *audit(s) == Audit { sinks: vec![AuditSink::Stdout], ..Audit::default() }
+    }),
+    ("audit.sinks", "audit: { sinks: [stdout, { file: a.jsonl }] }\n", |s| {
+        audit(s).sinks.len() == 2
+    }),
+    ("audit.sinks[].file", "audit: { sinks: [{ file: a.jsonl }] }\n", |s| {
+        matches!(&audit(s).sinks[0], AuditSink::File { path, rotate_bytes: 268_435_456, keep: None }
+            if path.ends_with("a.jsonl") && path.is_absolute())
+    }),
+    ("audit.sinks[].rotate", "audit: { sinks: [{ file: a.jsonl, rotate: 1MiB }] }\n", |s| {
+        matches!(audit(s).sinks[0], AuditSink::File { rotate_bytes: 1_048_576, .. })
+    }),
+    ("audit.sinks[].keep", "audit: { sinks: [{ file: a.jsonl, keep: 7 }] }\n", |s| {
+        matches!(audit(s).sinks[0], AuditSink::File { keep: Some(7), .. })
+    }),
+    ("audit.sinks[].otlp", "audit: { sinks: [{ otlp: { endpoint: http://a:4318 } }] }\n", |s| {
+        matches!(audit(s).sinks[0], AuditSink::Otlp(_))
+    }),
+    (
+        "audit.sinks[].otlp.endpoint",
+        "audit: { sinks: [{ otlp: { endpoint: HTTP://a/b/ } }] }\n",
+        |s| matches!(&audit(s).sinks[0], AuditSink::Otlp(otlp) if otlp.url == "http://a/b/v1/logs"),
+    ),
+    (
+        "audit.sinks[].otlp.headers",
+        "audit: { sinks: [{ otlp: { endpoint: http://a, headers: { X-Key: '${LONG}' } } }] }\n",
+        |s| {
+            matches!(&audit(s).sinks[0], AuditSink::Otlp(otlp)
+                if otlp.headers[0].0 == "x-key" && otlp.headers[0].1.expose().contains("horse"))
+                && !format!("{:?}", s.audit).contains("horse")
+        },
+    ),
+    (
+        "audit.sinks[].otlp.timeout",
+        "audit: { sinks: [{ otlp: { endpoint: http://a, timeout: 3s } }] }\n",
+        |s| matches!(&audit(s).sinks[0], AuditSink::Otlp(otlp) if otlp.timeout == seconds(3)),
+    ),
+    ("audit.arguments", "audit: { sinks: [stdout], arguments: redacted }\n", |s| {
+        audit(s).arguments == KeptArguments::Redacted
+    }),
+    ("audit.arguments", "audit: { sinks: [stdout], arguments: none }\n", |s| {
+        audit(s).arguments == KeptArguments::None
+    }),
+    ("audit.redact", "audit: { sinks: [stdout], redact: ['*Key', pin] }\n", |s| {
+        audit(s).redact == ["*key", "pin"]
+    }),
+    ("audit.arguments_bytes_max", "audit: { sinks: [stdout], arguments_bytes_max: 1KiB }\n", |s| {
+        audit(s).arguments_bytes_max == 1024
+    }),
+    ("audit.when_full", "audit: { sinks: [stdout], when_full: wait }\n", |s| {
+        audit(s).when_full == WhenFull::Wait
+    }),
+    ("audit.when_full", "audit: { sinks: [stdout], when_full: refuse }\n", |s| {
+        audit(s).when_full == WhenFull::Refuse
+    }),
+    ("audit.queue", "audit: { sinks: [stdout], queue: {} }\n", |s| {
+        audit(s).queue_records_max == 65_536 && audit(s).queue_bytes_max == 64 << 20
+    }),
+    ("audit.queue.records", "audit: { sinks: [stdout], queue: { records: 10 } }\n", |s| {
+        audit(s).queue_records_max == 10
+    }),
+    ("audit.queue.bytes", "audit: { sinks: [stdout], queue: { bytes: 1MiB } }\n", |s| {
+        audit(s).queue_bytes_max == 1 << 20
+    }),
+];
+
 #[test]
 fn every_key_does_what_it_says() {
-    let rows = [LISTENERS, PROCESS, SESSIONS, CATALOG, SERVERS, ROUTES_AND_IDENTITY, LIMITS].concat();
+    let rows = [LISTENERS, PROCESS, SESSIONS, CATALOG, SERVERS, ROUTES_AND_IDENTITY, LIMITS, AUDIT].concat();
     check(&rows);
     for path in schema_paths() {
         assert!(rows.iter().any(|(tested, ..)| *tested == path), "{path} has no row");
