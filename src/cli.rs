@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 
 use crate::admin;
 use crate::config::{self, Problems, Settings};
+use crate::identity::NewKey;
 use crate::serve::{self, Failure, Start};
 use crate::telemetry;
 
@@ -67,8 +68,23 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Make keys for callers.
+    Key {
+        #[command(subcommand)]
+        command: KeyCommand,
+    },
     /// Print the version.
     Version,
+}
+
+#[derive(Debug, Subcommand)]
+enum KeyCommand {
+    /// Print a fresh API key, and the line with its digest for `identity.api_keys`.
+    New {
+        /// Who will hold it.
+        #[arg(long, default_value = "NAME")]
+        caller: String,
+    },
 }
 
 /// Reads the arguments and does what they say.
@@ -93,6 +109,13 @@ pub fn run() -> ExitCode {
             let form = if json { Form::Json } else { Form::Table };
             servers(admin, config.as_deref(), token_file.as_deref(), form)
         }
+        Command::Key { command: KeyCommand::New { caller } } => match NewKey::random() {
+            Ok(key) => {
+                println!("{key}\n{}", key.line(&caller));
+                ExitCode::SUCCESS
+            }
+            Err(why) => failed(&why),
+        },
         Command::Version => {
             println!("toolgate {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
