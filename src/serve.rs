@@ -10,7 +10,6 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use pingora::apps::ServerApp;
 use pingora::apps::http_app::{HttpServer, ServeHttp};
-use pingora::listeners::tls::TlsSettings;
 use pingora::listeners::{L4BufferSettings, ListenerConfig, Listeners};
 use pingora::server::configuration::ServerConf;
 use pingora::server::{
@@ -19,7 +18,6 @@ use pingora::server::{
 use pingora::services::background::{BackgroundService, background_service};
 use pingora::services::listening::Service;
 use pingora::services::{ServiceReadyNotifier, ServiceWithDependents};
-use pingora::tls::{ServerConfig, load_certs_and_key_files, version};
 use tokio::sync::{Mutex, oneshot};
 
 use crate::admin::{self, Api, Guard, Operators, Probes, Reload};
@@ -29,7 +27,7 @@ use crate::identity::Authorities;
 use crate::lifecycle::{self, Belongings, Handover, HandoverFault, Lifecycle, Signals};
 use crate::outbound::Outbound;
 use crate::policy;
-use crate::proxy::{Edge, ProxyProtocol, Shared};
+use crate::proxy::{Edge, ProxyProtocol, Shared, tls_fault, tls_settings};
 use crate::sessions::{Table, seconds};
 use crate::snapshot::{Lasting, Snapshot};
 use crate::telemetry::{Format, Metrics, RequestLog};
@@ -94,8 +92,8 @@ pub fn check(settings: &Settings) -> Result<(), Problems> {
         .iter()
         .filter_map(|listener| listener.tls.as_ref())
         .filter_map(|tls| {
-            let fault = certificate_fault(tls)?;
-            Some(Problem::new(tls.place, fault).hint("give a PEM chain and its PEM private key"))
+            let fault = tls_fault(tls)?;
+            Some(Problem::new(tls.place, fault).hint("give PEM files: a chain and its private key, and who signs certificates of clients"))
         })
         .chain(policy::problems(settings))
         .collect();
@@ -342,12 +340,14 @@ fn listen(settings: &config::Listener) -> Listeners {
     let mut listeners = Listeners::new();
     let mut endpoint = ListenerConfig::tcp(settings.address.to_string());
     if let Some(tls) = &settings.tls {
-        let certificate = tls.certificate.display().to_string();
-        let key = tls.key.display().to_string();
-        // The files were checked by `check`; between then and now only their disappearance is left.
-        if let Ok(mut tls) = TlsSettings::intermediate(&certificate, &key) {
-            tls.enable_h2();
-            endpoint = endpoint.tls(tls);
+        // The files were checked by `check`; between then and now only their disappearance is left,
+        // and a listener that cannot ask for certificates as it should does not listen in the clear.
+        match tls_settings(tls) {
+            Ok(tls) => endpoint = endpoint.tls(tls),
+            Err(why) => {
+                tracing::error!(why, address = %settings.address, "a listener has no TLS");
+                return listeners;
+            }
         }
         endpoint =
             endpoint.l4_buffer(L4BufferSettings::new(TLS_READ_BUFFER_BYTES, WRITE_BUFFER_BYTES));
@@ -360,24 +360,6 @@ fn listen(settings: &config::Listener) -> Listeners {
     }
     listeners.add_listener(endpoint);
     listeners
-}
-
-/// Why certificate and key cannot be used; `None` if they can.
-fn certificate_fault(tls: &config::Tls) -> Option<String> {
-    pingora::tls::install_default_crypto_provider();
-    let (certificate, key) = (tls.certificate.display(), tls.key.display());
-    let loaded = load_certs_and_key_files(&certificate.to_string(), &key.to_string());
-    let (chain, key) = match loaded {
-        Ok(Some(loaded)) => loaded,
-        Ok(None) => return Some(format!("no certificate in {certificate} or no key in {key}")),
-        Err(error) => return Some(format!("cannot read {certificate} or {key}: {error}")),
-    };
-    let versions = [&version::TLS12, &version::TLS13];
-    ServerConfig::builder_with_protocol_versions(&versions)
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .err()
-        .map(|error| format!("certificate and key do not fit: {error}"))
 }
 
 /// A listening service of Pingora's, on sockets that may come from a predecessor.

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::Settings;
 use super::admin::{AdminText, HealthListenerText, Registration};
-use super::catalog::{Catalog, CatalogText};
 use super::audit::AuditText;
+use super::catalog::{Catalog, CatalogText};
 use super::identity::{self, IdentityText, IncludedIdentityText};
 use super::include::{self, IncludedText, RegisteredText};
 use super::limits::{self, LimitText};

@@ -12,7 +12,10 @@ use prometheus::{
 };
 
 use super::calls::{CallDetail, CallMetrics, Details};
-use super::{AuditMetrics, CatalogMetrics, EndpointMetrics, IdentityMetrics, LimitMetrics, Reason, SessionMetrics};
+use super::{
+    AuditMetrics, CatalogMetrics, EndpointMetrics, IdentityMetrics, LimitMetrics, Reason,
+    SessionMetrics,
+};
 use crate::mcp::well_known;
 
 /// The label value that stands for every name beyond the cap, and for names no server confirmed.

@@ -13,9 +13,9 @@ mod reason;
 mod repeats;
 mod sessions;
 
+pub use audit::AuditMetrics;
 pub use calls::{CallDetail, RpcCode};
 pub use catalog::{CatalogMetrics, Refresh};
-pub use audit::AuditMetrics;
 pub use clock::{rfc3339, write_rfc3339};
 pub use endpoints::{EndpointMetrics, EndpointShown};
 pub use identity::IdentityMetrics;

@@ -7,8 +7,9 @@ use super::server_keys::SERVERS;
 use super::{completed, environment, schema_paths};
 use crate::config::tests::directory::TestDirectory;
 use crate::config::{
-    Anonymous, ApiKey, Audit, AuditSink, Catalog, KeptArguments, KeyPart, Limit, Listener, ListenerLimits, Listing, ProxyProtocol, Reap, RequestLog,
-    Role, Runtime, Sessions, Settings, Telemetry, Tls, Token, WhenFull, load,
+    Anonymous, ApiKey, Audit, AuditSink, Catalog, KeptArguments, KeyPart, Limit, Listener,
+    ListenerLimits, Listing, ProxyProtocol, Reap, RequestLog, Role, Runtime, Sessions, Settings,
+    Telemetry, Tls, Token, WhenFull, load,
 };
 
 /// The key's path, a text that sets it, and what the settings must then hold.
@@ -412,7 +413,8 @@ const AUDIT: &[Row] = &[
 
 #[test]
 fn every_key_does_what_it_says() {
-    let rows = [LISTENERS, PROCESS, SESSIONS, CATALOG, SERVERS, ROUTES_AND_IDENTITY, LIMITS, AUDIT].concat();
+    let rows = [LISTENERS, PROCESS, SESSIONS, CATALOG, SERVERS, ROUTES_AND_IDENTITY, LIMITS, AUDIT]
+        .concat();
     check(&rows);
     for path in schema_paths() {
         assert!(rows.iter().any(|(tested, ..)| *tested == path), "{path} has no row");
