@@ -83,9 +83,8 @@ impl CertificatesText {
         reading: &mut Reading<'_>,
     ) -> Certificates {
         let Self { caller, header } = self;
-        let shown = |listener: &Listener| {
-            listener.tls.as_ref().is_some_and(|tls| tls.clients.is_some())
-        };
+        let shown =
+            |listener: &Listener| listener.tls.as_ref().is_some_and(|tls| tls.clients.is_some());
         let told = |listener: &Listener| !listener.trusted_proxies.is_empty();
         if let Some(header) = header.as_given().filter(|_| !listeners.iter().any(told)) {
             reading.problem(

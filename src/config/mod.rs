@@ -44,9 +44,7 @@ pub use discovery::{Discovery, endpoints_file};
 pub use endpoints::{Endpoint, endpoint};
 pub use identity::{Anonymous, ApiKey, Identity};
 pub use include::wildcard_matches;
-pub use listeners::{
-    ClientCertificate, ClientTls, Listener, ListenerLimits, ProxyProtocol, Tls,
-};
+pub use listeners::{ClientCertificate, ClientTls, Listener, ListenerLimits, ProxyProtocol, Tls};
 pub use place::{Place, Sources};
 pub use problem::{Problem, Problems};
 pub use resilience::{Breaker, Ejection, Health, Probe, Retries};

@@ -268,7 +268,10 @@ pub(super) fn need_public_urls(
     jwt: &Field<Vec<Field<JwtText>>>,
     introspection: &Field<Vec<Field<IntrospectionText>>>,
 ) -> bool {
-    fn some<T>(list: &Field<Vec<Field<T>>>, audiences: fn(&T) -> &Field<Vec<Field<String>>>) -> bool {
+    fn some<T>(
+        list: &Field<Vec<Field<T>>>,
+        audiences: fn(&T) -> &Field<Vec<Field<String>>>,
+    ) -> bool {
         let texts = list.as_given().into_iter().flat_map(|list| &list.value);
         texts.filter_map(Field::as_given).any(|text| match audiences(&text.value) {
             Field::Absent => true,
@@ -280,10 +283,7 @@ pub(super) fn need_public_urls(
 }
 
 /// Checks the issuers of signed tokens.
-pub(super) fn check_jwt(
-    texts: Field<Vec<Field<JwtText>>>,
-    reading: &mut Reading<'_>,
-) -> Vec<Jwt> {
+pub(super) fn check_jwt(texts: Field<Vec<Field<JwtText>>>, reading: &mut Reading<'_>) -> Vec<Jwt> {
     let texts: Vec<JwtText> = texts.or(Vec::new()).into_iter().filter_map(Field::value).collect();
     note_issuers(texts.iter().map(|text| &text.issuer), reading);
     texts.into_iter().filter_map(|text| text.check(reading)).collect()
@@ -386,7 +386,11 @@ impl JwksText {
         }
         for often in [&refresh, &cooldown].into_iter().filter_map(Field::as_given) {
             if often.value < REFRESH_MIN {
-                reading.problem(often.place, "this asks the issuer all the time", "write 1s or more");
+                reading.problem(
+                    often.place,
+                    "this asks the issuer all the time",
+                    "write 1s or more",
+                );
             }
         }
         let source = match (url.value(), file.given()) {

@@ -62,9 +62,10 @@ impl ApiKeys {
 /// asked about it. A key of any other form is as good, if the configuration has its digest.
 pub(super) fn is_malformed(token: &str) -> bool {
     let Some(rest) = token.strip_prefix(PREFIX) else { return false };
-    let is_whole = rest.split_at_checked(ID_CHARS + 1 + SECRET_CHARS).is_some_and(
-        |(checked, checksum)| checked.is_ascii() && checksum == checksum_of(checked.as_bytes()),
-    );
+    let is_whole =
+        rest.split_at_checked(ID_CHARS + 1 + SECRET_CHARS).is_some_and(|(checked, checksum)| {
+            checked.is_ascii() && checksum == checksum_of(checked.as_bytes())
+        });
     !is_whole
 }
 
@@ -107,7 +108,8 @@ fn random_digits(count: usize) -> Result<String, String> {
         let filled = SystemRandom::new().fill(&mut bytes);
         filled.map_err(|_| "the system has no random bytes".to_owned())?;
         // Four times 62 fit into a byte; the rest would favour the first digits.
-        let fair = bytes.iter().filter(|byte| **byte < 248).map(|byte| DIGITS[usize::from(byte % 62)]);
+        let fair =
+            bytes.iter().filter(|byte| **byte < 248).map(|byte| DIGITS[usize::from(byte % 62)]);
         digits.extend(fair.map(char::from).take(count - digits.len()));
     }
     Ok(digits)

@@ -73,7 +73,8 @@ impl Authorities {
     /// Fetches all keys once; to be called before the gateway listens. Takes a few seconds at most.
     pub async fn fetch(&self) {
         let current = self.current.load_full();
-        let all = current.issuers.iter().map(|issuer| issuer.refresh(&self.outbound, &self.metrics));
+        let all =
+            current.issuers.iter().map(|issuer| issuer.refresh(&self.outbound, &self.metrics));
         if timeout(START_WAIT, join_all(all)).await.is_err() {
             tracing::warn!("starting without the keys of some issuers");
         }
@@ -84,10 +85,8 @@ impl Authorities {
         let keeping = async {
             loop {
                 let current = self.current.load_full();
-                let all = current
-                    .issuers
-                    .iter()
-                    .map(|issuer| issuer.keep(&self.outbound, &self.metrics));
+                let all =
+                    current.issuers.iter().map(|issuer| issuer.keep(&self.outbound, &self.metrics));
                 tokio::select! {
                     _ = join_all(all), if !current.issuers.is_empty() => {}
                     () = self.changed.notified() => {}

@@ -62,7 +62,8 @@ impl PeerCertificate {
             place.get_or_insert_with(|| (*text).to_owned());
         }
         let mut common_names = certificate.subject().iter_common_name();
-        read.common_name = common_names.next().and_then(|name| name.as_str().ok()).map(str::to_owned);
+        read.common_name =
+            common_names.next().and_then(|name| name.as_str().ok()).map(str::to_owned);
         Some(read)
     }
 
@@ -106,7 +107,9 @@ impl Holders {
         let wanted = self.settings.caller;
         let name = match shown {
             Shown::ByConnection(certificate) => certificate.named(wanted).map(str::to_owned),
-            Shown::ByProxy(said) => std::str::from_utf8(said).ok().and_then(|said| said_of(said, wanted)),
+            Shown::ByProxy(said) => {
+                std::str::from_utf8(said).ok().and_then(|said| said_of(said, wanted))
+            }
         };
         let id = name.filter(|name| is_name(name)).ok_or(Unproven::Invalid)?;
         let caller = Arc::new(Caller::new(Proven {

@@ -83,9 +83,7 @@ fn scopes(claims: &Map<String, Value>) -> Option<Vec<String>> {
 fn strings(claim: &Value) -> Option<Vec<String>> {
     match claim {
         Value::String(text) => Some(vec![text.clone()]),
-        Value::Array(list) => {
-            list.iter().map(|item| item.as_str().map(str::to_owned)).collect()
-        }
+        Value::Array(list) => list.iter().map(|item| item.as_str().map(str::to_owned)).collect(),
         _ => None,
     }
 }
@@ -236,7 +234,11 @@ mod tests {
             let Value::Object(map) = claims.clone() else { unreachable!() };
             let found = vouched(map, "https://idp", &meaning(), Method::Jwt, 1);
             let found = found.map(|vouched| vouched.caller.scopes().to_vec());
-            assert_eq!(found, expected.map(|e| e.into_iter().map(str::to_owned).collect()), "{claims}");
+            assert_eq!(
+                found,
+                expected.map(|e| e.into_iter().map(str::to_owned).collect()),
+                "{claims}"
+            );
         }
     }
 

@@ -117,7 +117,8 @@ impl Introspector {
                 Err(fault) => Err(fault.to_string()),
             }
         });
-        let answered = asked.await.unwrap_or_else(|_| Err("too many questions are open".to_owned()));
+        let answered =
+            asked.await.unwrap_or_else(|_| Err("too many questions are open".to_owned()));
         let verdict = match &answered {
             Ok(body) => self.judge(body, seconds(SystemTime::now())),
             Err(_) => Verdict::Silent,

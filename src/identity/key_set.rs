@@ -61,9 +61,8 @@ impl KeySet {
 
     /// Whether both hold the same keys.
     pub(super) fn is_like(&self, other: &Self) -> bool {
-        let sources = |set: &Self| -> Vec<Value> {
-            set.keys.iter().map(|key| key.source.clone()).collect()
-        };
+        let sources =
+            |set: &Self| -> Vec<Value> { set.keys.iter().map(|key| key.source.clone()).collect() };
         sources(self) == sources(other)
     }
 
@@ -186,7 +185,9 @@ mod tests {
         assert_eq!(set(&[oct.clone()], &[RS256, ES256, EdDSA]).map(drop), Err(Broken::Empty));
         assert_eq!(set(&[ed(None)], &[RS256]).map(drop), Err(Broken::Empty));
         // One key of another kind does not spoil the others.
-        assert!(set(&[oct, json!("nonsense"), json!({ "kty": "new" }), ed(None)], &[EdDSA]).is_ok());
+        assert!(
+            set(&[oct, json!("nonsense"), json!({ "kty": "new" }), ed(None)], &[EdDSA]).is_ok()
+        );
         assert_eq!(set(&[], &[EdDSA]).map(drop), Err(Broken::Empty));
         assert_eq!(set(&vec![ed(None); 101], &[EdDSA]).map(drop), Err(Broken::TooMany));
         for broken in ["", "{}", "[]", "<html>", r#"{"keys":{}}"#] {

@@ -112,7 +112,12 @@ fn at(seconds: u64) -> SystemTime {
 
 /// What is known without asking anybody: the caller's name, or why there is none; `None` if somebody
 /// must be asked.
-fn known_at(identity: &Identity, token: &str, route: &str, now_s: u64) -> Option<Result<String, Unproven>> {
+fn known_at(
+    identity: &Identity,
+    token: &str,
+    route: &str,
+    now_s: u64,
+) -> Option<Result<String, Unproven>> {
     let value = format!("Bearer {token}");
     let credential = Credential { authorization: Some(value.as_bytes()), certificate: None };
     match identity.authenticate(credential, &Audience::new(Some(route)), at(now_s)) {
@@ -151,7 +156,9 @@ fn a_token_of_the_issuer_proves_its_caller() {
         assert_eq!(caller.issuer(), Some(ISSUER));
         assert_eq!(caller.claims()["org"], "acme");
     }
-    for good in [with("aud", json!(["https://x", "HTTPS://MCP.example.com:443/mcp"])), without("nbf")] {
+    for good in
+        [with("aud", json!(["https://x", "HTTPS://MCP.example.com:443/mcp"])), without("nbf")]
+    {
         accepted(&identity, &signer.token(&good), &good.to_string());
     }
 }
@@ -271,7 +278,9 @@ fn only_the_issuers_key_signs() {
     }
     // The public key as the secret of an HMAC, in every form that an attacker may guess.
     let public = signer.key.public_key().as_ref().to_vec();
-    for secret in [public, signer.jwk()["x"].to_string().into_bytes(), signer.jwk().to_string().into()] {
+    for secret in
+        [public, signer.jwk()["x"].to_string().into_bytes(), signer.jwk().to_string().into()]
+    {
         for (name, algorithm) in
             [("HS256", jsonwebtoken::Algorithm::HS256), ("HS512", jsonwebtoken::Algorithm::HS512)]
         {
@@ -295,7 +304,9 @@ fn the_name_of_a_key_is_only_compared() {
     let mixed = r#"{"alg":"EdDSA","kid":"b"}"#;
     refused(&identity, &a.sign(mixed, &claims), "the name of the other key");
     // Unknown names are asked about, never followed.
-    for name in ["../../dev/null", "a' OR '1'='1", "a\\u0000", "", "https://evil.example.com/a", "A"] {
+    for name in
+        ["../../dev/null", "a' OR '1'='1", "a\\u0000", "", "https://evil.example.com/a", "A"]
+    {
         let head = format!("{{\"alg\":\"EdDSA\",\"kid\":\"{name}\"}}");
         assert_eq!(known(&identity, &a.sign(&head, &claims)), None, "{name}");
     }
@@ -351,7 +362,8 @@ fn a_known_token_costs_no_allocation() {
     let value = format!("Bearer {}", signer.token(&with("pad", "x".repeat(500))));
     let audience = Audience::new(Some(ROUTE));
     let credential = Credential { authorization: Some(value.as_bytes()), certificate: None };
-    let prove = || matches!(identity.authenticate(credential, &audience, at(NOW_S)), Proof::Known(_));
+    let prove =
+        || matches!(identity.authenticate(credential, &audience, at(NOW_S)), Proof::Known(_));
     assert!(prove());
     let allocated = allocation_counter::measure(|| assert!(prove())).count_total;
     assert_eq!(allocated, 0);

@@ -31,13 +31,19 @@ pub(super) struct Entry {
 
 impl Verified {
     pub(super) fn new() -> Self {
-        let (hash, lifecycle) = (EndHash(DefaultHashBuilder::default()), DefaultLifecycle::default());
+        let (hash, lifecycle) =
+            (EndHash(DefaultHashBuilder::default()), DefaultLifecycle::default());
         Self { tokens: Cache::with(TOKENS, BYTES_MAX, Bytes, hash, lifecycle) }
     }
 
     /// What was found out about this token, to the byte, if it is still true: its issuer is one of
     /// these, and has the same keys.
-    pub(super) fn find(&self, token: &[u8], issuers: &[Arc<Issuer>], now_s: u64) -> Option<Arc<Entry>> {
+    pub(super) fn find(
+        &self,
+        token: &[u8],
+        issuers: &[Arc<Issuer>],
+        now_s: u64,
+    ) -> Option<Arc<Entry>> {
         let entry = self.tokens.get(token)?;
         let is_true = entry.vouched.holds(now_s)
             && issuers.iter().any(|issuer| Arc::ptr_eq(issuer, &entry.issuer))

@@ -21,8 +21,7 @@ pub(super) struct Vouched {
 impl Vouched {
     /// The caller, if the token is meant for this route (RFC 8707).
     pub(super) fn at(&self, audience: &Audience) -> Result<Arc<Caller>, Unproven> {
-        let is_meant =
-            self.is_everywhere || self.audiences.iter().any(|named| audience.is(named));
+        let is_meant = self.is_everywhere || self.audiences.iter().any(|named| audience.is(named));
         is_meant.then(|| Arc::clone(&self.caller)).ok_or(Unproven::Invalid)
     }
 

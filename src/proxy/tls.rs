@@ -35,7 +35,8 @@ pub fn tls_settings(tls: &Tls) -> Result<TlsSettings, String> {
                 settings.set_private_key_file(&key)?;
                 Ok(settings)
             };
-            let mut settings = with_files().map_err(|error: Box<pingora::Error>| error.to_string())?;
+            let mut settings =
+                with_files().map_err(|error: Box<pingora::Error>| error.to_string())?;
             settings.set_client_cert_verifier(client_verifier(clients)?);
             settings
         }
