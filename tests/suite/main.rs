@@ -3,6 +3,7 @@
 mod support;
 mod adversarial;
 mod admin;
+mod audit;
 mod bodies;
 mod cli;
 mod clients;
