@@ -65,7 +65,11 @@ fn line() -> Line<'static> {
 #[expect(clippy::too_many_lines, reason = "one list of steps, in their order")]
 fn request_path(c: &mut Criterion) {
     let settings = settings();
-    let identity = Identity::new(&settings.identity);
+    let metrics = Arc::new(Metrics::new(1000, 1000));
+    let outbound = Outbound::new(None).expect("a client");
+    let authorities = Arc::new(Authorities::new(outbound, Arc::clone(&metrics)));
+    let identity = Identity::new(&settings.identity, &authorities);
+    let audience = Audience::new(None);
     let fleet = Fleet::new();
     let pools = fleet.prepare(&settings.servers, now_ms());
     fleet.install(&pools, now_ms());

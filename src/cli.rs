@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 use crate::admin;
 use crate::audit::{self, Extent, Until, Wanted};
 use crate::config::{self, Problems, Settings};
+use crate::identity::NewKey;
 use crate::serve::{self, Failure, Start};
 use crate::telemetry;
 
@@ -71,6 +72,11 @@ enum Command {
     /// Read the record of what happened.
     #[command(subcommand)]
     Audit(Audit),
+    /// Make keys for callers.
+    Key {
+        #[command(subcommand)]
+        command: KeyCommand,
+    },
     /// Print the version.
     Version,
 }
@@ -105,6 +111,16 @@ enum Audit {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum KeyCommand {
+    /// Print a fresh API key, and the line with its digest for `identity.api_keys`.
+    New {
+        /// Who will hold it.
+        #[arg(long, default_value = "NAME")]
+        caller: String,
+    },
+}
+
 /// Reads the arguments and does what they say.
 pub fn run() -> ExitCode {
     match Arguments::parse().command {
@@ -134,6 +150,13 @@ pub fn run() -> ExitCode {
             let until = if follow { Until::Interrupted } else { Until::End };
             tail(&file, &Wanted { caller, tool, last: Some(last) }, until)
         }
+        Command::Key { command: KeyCommand::New { caller } } => match NewKey::random() {
+            Ok(key) => {
+                println!("{key}\n{}", key.line(&caller));
+                ExitCode::SUCCESS
+            }
+            Err(why) => failed(&why),
+        },
         Command::Version => {
             println!("toolgate {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use ipnet::IpNet;
 
-use super::{Admin, Audit, Listener, ListenerLimits, ProxyProtocol, Settings};
+use super::{Admin, Audit, ClientTls, Listener, ListenerLimits, ProxyProtocol, Settings};
 
 impl Settings {
     /// The keys that differ and take effect only in a new process, in the order of the file.
@@ -79,9 +79,10 @@ fn listeners_differ<'s, T: PartialEq>(
     settings.listeners.iter().zip(&newer.listeners).any(|(old, new)| part(old) != part(new))
 }
 
-/// Certificate and key by name: what the files hold is another matter.
-fn tls_files(listener: &Listener) -> Option<(&Path, &Path)> {
-    listener.tls.as_ref().map(|tls| (tls.certificate.as_path(), tls.key.as_path()))
+/// The files by name: what they hold is another matter.
+fn tls_files(listener: &Listener) -> Option<(&Path, &Path, Option<&ClientTls>)> {
+    let tls = listener.tls.as_ref()?;
+    Some((tls.certificate.as_path(), tls.key.as_path(), tls.clients.as_ref()))
 }
 
 /// Who may write a PROXY protocol header is fixed when the listener is made; whose X-Forwarded-For
@@ -93,8 +94,9 @@ fn believed_headers(listener: &Listener) -> &[IpNet] {
     }
 }
 
-/// What each connection is bound by from its start; the time for a body is asked for each request.
+/// What each connection is bound by from its start; the time for a body and the limit
+/// of an address are asked for each request.
 fn limits_of_connections(listener: &Listener) -> ListenerLimits {
     let body_timeout = ListenerLimits::default().body_timeout;
-    ListenerLimits { body_timeout, ..listener.limits.clone() }
+    ListenerLimits { body_timeout, requests_per_address: None, ..listener.limits.clone() }
 }

@@ -10,6 +10,7 @@ use pingora::{BError, Error, ErrorType};
 use super::plan::Plan;
 use crate::identity::Caller;
 use crate::jsonrpc::OwnedId;
+use crate::mcp::{Class, Shows, Verdict};
 use crate::routes::Route;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Labels, Outcome, Reason};
@@ -23,6 +24,8 @@ pub struct Context {
     pub(super) request_id: [u8; 16],
     stage: Stage,
     pub(super) record: Record,
+    /// What the caller may see in lists, if that is not everything.
+    pub(super) shows: Option<Arc<dyn Shows>>,
 }
 
 /// How far the request has come.
@@ -59,8 +62,10 @@ pub(super) struct Record {
     pub(super) bytes_out: u64,
     /// Time spent waiting for the server or the client.
     pub(super) waited: Duration,
-    /// Whether the answer, as far as it was looked at, reports no error.
-    pub(super) answered_without_error: bool,
+    /// Whether the caller made the same call a short while ago.
+    pub(super) is_repeat: bool,
+    /// What the server's answer says of the call.
+    pub(super) verdict: Verdict,
 }
 
 impl Context {
@@ -71,6 +76,7 @@ impl Context {
             request_id,
             stage: Stage::Deciding,
             record: Record::default(),
+            shows: None,
         }
     }
 
@@ -115,6 +121,29 @@ impl Record {
         self.is_tool_call || matches!(self.method, Cow::Owned(_))
     }
 
+    /// The server's answer has come to its end: what it says decides how the request ended.
+    pub(super) fn judge(&mut self, verdict: Verdict, expects: Expects) {
+        self.verdict = verdict;
+        if self.outcome == Some(Outcome::Ok) {
+            self.outcome = Some(match (verdict, expects) {
+                (Verdict::ToolError, _) => Outcome::ToolError,
+                (Verdict::Error(_), _) => Outcome::RpcError,
+                (Verdict::None | Verdict::Unclear, Expects::Answer) => Outcome::Unanswered,
+                _ => Outcome::Ok,
+            });
+        }
+    }
+
+    /// What must come back for the message.
+    pub(super) fn expects(&self) -> Expects {
+        match Class::of(&self.method) {
+            Class::Notification => Expects::Nothing,
+            // A client's response to the server has no method.
+            _ if self.method.is_empty() => Expects::Nothing,
+            _ => Expects::Answer,
+        }
+    }
+
     /// The labels the request is counted under; none before it has a route.
     pub(super) fn labels(&self) -> Option<Labels<'_>> {
         let route = self.route.as_deref()?;
@@ -130,6 +159,15 @@ impl Record {
             tool,
         })
     }
+}
+
+/// What a server owes a client for its message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Expects {
+    /// The answer to a request.
+    Answer,
+    /// Nothing: the message is no request, or listens only.
+    Nothing,
 }
 
 /// What joins the log lines of a session: the start of its id, which is random and opens nothing.

@@ -4,7 +4,8 @@ use pingora::http::RequestHeader;
 
 use super::Gateway;
 use super::context::Context;
-use crate::telemetry::{Line, Outcome};
+use crate::mcp::Verdict;
+use crate::telemetry::{CallDetail, Line, Outcome};
 use crate::upstream::{Endpoint, Loss};
 
 impl Gateway {
@@ -16,7 +17,7 @@ impl Gateway {
         // No outcome means that the client was gone before there was one.
         let outcome = record.outcome.unwrap_or(Outcome::Cancelled);
         if let Some(reason) = record.reason {
-            self.metrics.refused(reason);
+            self.lasting.metrics.refused(reason);
         }
         if let (Some(route), Some(labels)) = (&record.route, record.labels()) {
             route.metrics.in_flight.dec();
@@ -24,8 +25,17 @@ impl Gateway {
             route.metrics.bytes_out.inc_by(record.bytes_out);
             route.metrics.overhead.observe(overhead.as_secs_f64());
             let confirmed = outcome == Outcome::Ok
-                && (!record.has_claimed_name() || record.answered_without_error);
-            self.metrics.count(labels, outcome, duration.as_secs_f64(), confirmed);
+                && (!record.has_claimed_name() || record.verdict.is_success());
+            self.lasting.metrics.count(labels, outcome, duration.as_secs_f64(), confirmed);
+            if let Some(reason) = record.reason {
+                self.lasting.metrics.count_detail(labels, CallDetail::Refused(reason));
+            }
+            if let Verdict::Error(code) = record.verdict {
+                self.lasting.metrics.count_detail(labels, CallDetail::rpc_error(code));
+            }
+            if record.is_repeat {
+                self.lasting.metrics.count_detail(labels, CallDetail::Repeated);
+            }
         }
         let Some(log) = &self.request_log else { return };
         log.write(&Line {

@@ -52,6 +52,7 @@ fn row(reason: Reason) -> (u16, i32, &'static str) {
         Reason::RouteUnknown => (404, 404, "no route at this path"),
         Reason::VerbRefused => (405, 405, "method not allowed"),
         Reason::Unauthenticated => (401, 401, "authentication required"),
+        Reason::IdentityUnavailable => (503, 503, "identity cannot be checked now"),
         Reason::NotAcceptable => {
             (406, 406, "Accept must list application/json and text/event-stream")
         }
@@ -73,6 +74,7 @@ fn row(reason: Reason) -> (u16, i32, &'static str) {
         Reason::EndpointUnreachable => (502, 502, "the server cannot be reached"),
         Reason::EndpointTimeout => (504, 504, "the server did not answer in time"),
         Reason::EndpointBroken => (502, 502, "the server's answer was broken"),
+        Reason::ListTooLarge => (502, 502, "the server's list is too large to be filtered"),
         Reason::Internal => (500, jsonrpc::INTERNAL_ERROR, "internal error"),
     }
 }

@@ -11,15 +11,19 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use super::{AuditMetrics, EndpointMetrics, Reason, SessionMetrics};
+use super::calls::{CallDetail, CallMetrics, Details};
+use super::{
+    AuditMetrics, CatalogMetrics, EndpointMetrics, IdentityMetrics, LimitMetrics, Reason,
+    SessionMetrics,
+};
 use crate::mcp::well_known;
 
 /// The label value that stands for every name beyond the cap, and for names no server confirmed.
-const OTHER: &str = "other";
+pub(super) const OTHER: &str = "other";
 /// Methods that are told apart: those of the specification and a few of extensions.
 const METHODS_MAX: usize = 100;
 /// More series than this and new ones count as [`OTHER`], whatever the caps on names allow.
-const SERIES_MAX: usize = 10_000;
+pub(super) const SERIES_MAX: usize = 10_000;
 /// Bounds of durations in seconds, those of the OpenTelemetry MCP conventions with finer low ones.
 const DURATION_BUCKETS: &[f64] =
     &[0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0];
@@ -47,6 +51,7 @@ pub struct Labels<'a> {
 struct Series {
     outcomes: [IntCounter; Outcome::ALL.len()],
     duration: Histogram,
+    details: Details,
 }
 
 /// How a request ended, as operators count it.
@@ -56,8 +61,14 @@ pub enum Outcome {
     Ok,
     /// The gateway said no.
     Refused,
+    /// A tool ran and says that it failed.
+    ToolError,
+    /// The server answered with a JSON-RPC error, under a status of success.
+    RpcError,
     /// The server answered with an HTTP error.
     ServerError,
+    /// The server's answer ended without one to the request.
+    Unanswered,
     /// The gateway or the server failed.
     Failed,
     /// The client left first.
@@ -92,14 +103,22 @@ pub struct Metrics {
     /// Long-lived streams open now.
     pub streams: IntGauge,
     ejections: IntCounterVec,
+    calls: CallMetrics,
+    list_changes: IntCounterVec,
+    /// Issuers of keys and tokens.
+    pub identity: IdentityMetrics,
     /// Legacy sessions.
     pub sessions: SessionMetrics,
     /// The record of what happened.
     pub audit: AuditMetrics,
     /// Lines of the request log that found no room.
     pub log_lines_lost: IntCounter,
+    /// What servers offer.
+    pub catalog: CatalogMetrics,
     /// Endpoints, and what finds them.
     pub endpoints: EndpointMetrics,
+    /// Limits: what they refused, and how many keys they count.
+    pub limits: LimitMetrics,
     configuration: Configuration,
     series: papaya::HashMap<Key, Arc<Series>>,
     names: Mutex<Names>,
@@ -145,15 +164,26 @@ struct Names {
 }
 
 impl Outcome {
-    const ALL: [Self; 5] =
-        [Self::Ok, Self::Refused, Self::ServerError, Self::Failed, Self::Cancelled];
+    const ALL: [Self; 8] = [
+        Self::Ok,
+        Self::Refused,
+        Self::ToolError,
+        Self::RpcError,
+        Self::ServerError,
+        Self::Unanswered,
+        Self::Failed,
+        Self::Cancelled,
+    ];
 
     /// The outcome's name in metrics and logs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
             Self::Refused => "refused",
+            Self::ToolError => "tool_error",
+            Self::RpcError => "rpc_error",
             Self::ServerError => "server_error",
+            Self::Unanswered => "unanswered",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
         }
@@ -216,6 +246,7 @@ impl Metrics {
                 "Client connections open now.",
             ),
             streams: gauge(&registry, "toolgate_streams_open", "Long-lived streams open now."),
+            identity: IdentityMetrics::new(&registry),
             sessions: SessionMetrics::new(&registry),
             ejections: counters(
                 &registry,
@@ -223,13 +254,22 @@ impl Metrics {
                 "Endpoints taken out because calls to them failed, by reason.",
                 &["server", "endpoint", "reason"],
             ),
+            calls: CallMetrics::new(&registry),
+            list_changes: counters(
+                &registry,
+                "toolgate_list_changes_total",
+                "How often a stream of a server said that one of its lists has changed.",
+                &["server", "list"],
+            ),
             audit: AuditMetrics::new(&registry),
             log_lines_lost: counter(
                 &registry,
                 "toolgate_log_lines_lost_total",
                 "Lines of the request log that found no room.",
             ),
+            catalog: CatalogMetrics::new(&registry),
             endpoints: EndpointMetrics::new(&registry),
+            limits: LimitMetrics::new(&registry),
             configuration: Configuration::new(&registry),
             series: papaya::HashMap::new(),
             names: Mutex::new(Names::default()),
@@ -259,6 +299,11 @@ impl Metrics {
     /// Counts one failed exchange with an endpoint.
     pub fn upstream_failed(&self, server: &str, endpoint: &str, reason: Reason) {
         self.upstream_errors.with_label_values(&[server, endpoint, reason.as_str()]).inc();
+    }
+
+    /// A server said on a stream that one of its lists has changed.
+    pub fn list_changed(&self, server: &str, list: &str) {
+        self.list_changes.with_label_values(&[server, list]).inc();
     }
 
     /// Counts one ejection.
@@ -300,6 +345,16 @@ impl Metrics {
         series.duration.observe(seconds);
     }
 
+    /// Counts what else is to be said of a request, under the caller and tool it is counted under.
+    pub fn count_detail(&self, labels: Labels<'_>, detail: CallDetail) {
+        let count = |labels, details: &Details| self.calls.count(labels, details, detail);
+        if let Some(series) = self.series.pin().get(&labels) {
+            return count(labels, &series.details);
+        }
+        let labels = self.admitted(labels, false);
+        count(labels, &self.resolve_admitted(labels).details);
+    }
+
     /// Everything as Prometheus text.
     pub fn render(&self) -> Vec<u8> {
         let mut text = Vec::with_capacity(16 * 1024);
@@ -313,7 +368,11 @@ impl Metrics {
 
     #[cold]
     fn resolve(&self, labels: Labels<'_>, confirmed: bool) -> Arc<Series> {
-        let labels = self.admitted(labels, confirmed);
+        self.resolve_admitted(self.admitted(labels, confirmed))
+    }
+
+    /// The series of labels that may all be label values.
+    fn resolve_admitted(&self, labels: Labels<'_>) -> Arc<Series> {
         let pinned = self.series.pin();
         if let Some(series) = pinned.get(&labels) {
             return Arc::clone(series);
@@ -329,7 +388,7 @@ impl Metrics {
             ])
         });
         let duration = self.durations.with_label_values(&[labels.route, labels.method]);
-        let series = Arc::new(Series { outcomes, duration });
+        let series = Arc::new(Series { outcomes, duration, details: Details::default() });
         pinned.insert(Key::from(labels), Arc::clone(&series));
         series
     }

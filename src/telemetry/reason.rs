@@ -37,6 +37,8 @@ reasons! {
     VerbRefused => "verb_refused",
     /// No proof of identity, or a bad one.
     Unauthenticated => "unauthenticated",
+    /// Who could say what a token is worth does not answer.
+    IdentityUnavailable => "identity_unavailable",
     /// `Accept` leaves no answer to give.
     NotAcceptable => "not_acceptable",
     /// `Content-Type` is not JSON.
@@ -71,6 +73,8 @@ reasons! {
     EndpointTimeout => "endpoint_timeout",
     /// The endpoint's answer broke HTTP or ended early.
     EndpointBroken => "endpoint_broken",
+    /// The endpoint's list, of which the caller may not see all, is larger than may be held.
+    ListTooLarge => "list_too_large",
     /// A fault of the gateway itself.
     Internal => "internal",
 }

@@ -3,14 +3,17 @@
 mod support;
 mod adversarial;
 mod admin;
+mod answers;
 mod audit;
 mod bodies;
+mod catalog;
 mod cli;
 mod clients;
 mod conformance;
 mod discovery;
 mod health;
 mod identity;
+mod limits;
 mod listeners;
 mod moves;
 mod reload;

@@ -317,6 +317,37 @@ fn sessions_and_identity() {
     check_told(SESSIONS_AND_IDENTITY);
 }
 
+const LIMITS: &[Row] = &[
+    (
+        r#"limits:
+  - { name: a, key: [caller, caller, toolz], rate: 50 }
+  - { name: a, burst: 5, cost: { "everything/*": 3 } }
+  - { name: "b c", rate: 5/s, cost: { "everthing/*": 3, "*": 6 } }
+  - { rate: 1/h, burst: 10000, wait: 2m, keys_max: 1000001 }
+"#,
+        &[
+            "2:30 the key has this part already (remove it)",
+            "2:38 this is not one of the words known here (did you mean `tool`?)",
+            "2:52 this is not a rate (write a whole number and a time: 50/s, 100/m, 10/h)",
+            "3:13 a limit of this name is already defined (the first is at t:2:13)",
+            "3:13 this limits nothing (add `rate` or `in_flight`, or leave it out)",
+            "3:16 only a rate has a burst (add `rate`, or remove it)",
+            "3:26 only a rate weighs calls (add `rate`, or remove it)",
+            "4:13 this is not a name (use letters, digits, `_`, `-` and `.`, at most 64 in all)",
+            "4:39 there is no server of this name (did you mean `everything`?)",
+            "4:62 this costs more than the burst, so it could never be called (write at most 5, or raise `burst`)",
+            "5:5 the key `name` is missing (add `name:`)",
+            "5:25 this burst takes more than a year to come back (lower `burst`, or raise `rate`)",
+            "5:38 no call waits longer than a minute (write at most 60s)",
+            "5:52 a limit cannot count so many keys apart (write at most 1000000)",
+        ],
+    ),
+    (
+        "listeners: [{ address: 127.0.0.1:1, limits: { requests_per_address: 200 } }]\n",
+        &["1:69 this is not a rate (write a whole number and a time: 50/s, 100/m, 10/h)"],
+    ),
+];
+
 const AUDIT: &[Row] = &[
     ("audit: {}\n", &["1:1 the key `sinks` is missing (add `sinks:`)"]),
     ("audit: { sinks: [] }\n", &["1:10 the list of sinks is empty (add `- file: audit.jsonl`)"]),
@@ -369,6 +400,11 @@ const AUDIT: &[Row] = &[
         ],
     ),
 ];
+
+#[test]
+fn limits() {
+    check_told(LIMITS);
+}
 
 #[test]
 fn audit() {

@@ -98,6 +98,7 @@ fn full_states_the_real_defaults() {
     assert_eq!(stated.timeouts, by_default.timeouts);
     assert_eq!(stated.endpoints[0].weight, by_default.endpoints[0].weight);
     assert_eq!(full.routes[0].body_bytes_max, minimal.routes[0].body_bytes_max);
+    assert_eq!(full.limits[0].keys_max, full.limits[1].keys_max);
     let audit = full.audit.unwrap();
     assert_eq!(audit, Audit { sinks: audit.sinks.clone(), ..Audit::default() });
     assert_eq!(full.telemetry, minimal.telemetry);

@@ -36,7 +36,7 @@ fn what_cannot_change_is_told() {
     check("127.0.0.1:1 }", "127.0.0.1:1, proxy_protocol: v2 }", &["listeners.proxy_protocol"]);
     check(
         "127.0.0.1:1 }",
-        "127.0.0.1:1, allowed_hosts: [a], allowed_origins: [], trusted_proxies: [10.0.0.0/8], limits: { body_timeout: 1s } }",
+        "127.0.0.1:1, allowed_hosts: [a], allowed_origins: [], trusted_proxies: [10.0.0.0/8], limits: { body_timeout: 1s, requests_per_address: 5/s } }",
         &[],
     );
     for limit in [

@@ -7,8 +7,9 @@ use super::server_keys::SERVERS;
 use super::{completed, environment, schema_paths};
 use crate::config::tests::directory::TestDirectory;
 use crate::config::{
-    Anonymous, ApiKey, Audit, AuditSink, KeptArguments, Listener, ListenerLimits, ProxyProtocol,
-    Reap, RequestLog, Role, Runtime, Sessions, Settings, Telemetry, Tls, Token, WhenFull, load,
+    Anonymous, ApiKey, Audit, AuditSink, Catalog, KeptArguments, KeyPart, Limit, Listener,
+    ListenerLimits, Listing, ProxyProtocol, Reap, RequestLog, Role, Runtime, Sessions, Settings,
+    Telemetry, Tls, Token, WhenFull, load,
 };
 
 /// The key's path, a text that sets it, and what the settings must then hold.
@@ -46,9 +47,26 @@ fn key(settings: &Settings) -> &ApiKey {
     &settings.identity.api_keys[0]
 }
 
+fn limit(settings: &Settings) -> &Limit {
+    &settings.limits[0]
+}
+
 pub(super) const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
+
+const CATALOG: &[Row] = &[
+    ("catalog", "catalog: {}\n", |s| s.catalog == Catalog::default()),
+    ("catalog.listing", "catalog: { listing: off }\n", |s| {
+        s.catalog.servers.listing == Listing::Off && s.servers[0].catalog.listing == Listing::Off
+    }),
+    ("catalog.refresh", "catalog: { refresh: 1m }\n", |s| {
+        s.servers[0].catalog.refresh == seconds(60)
+    }),
+    ("catalog.ready_within", "catalog: { ready_within: 0s }\n", |s| {
+        s.catalog.ready_within == seconds(0)
+    }),
+];
 
 const LISTENERS: &[Row] = &[
     ("listen", "listen: '[::1]:1'\n", |s| listener(s).address.to_string() == "[::1]:1"),
@@ -125,6 +143,14 @@ const LISTENERS: &[Row] = &[
         "listeners[].limits.streams_per_connection_max",
         "listeners: [{ address: 127.0.0.1:1, limits: { streams_per_connection_max: 10 } }]\n",
         |s| listener(s).limits.streams_per_connection_max == 10,
+    ),
+    (
+        "listeners[].limits.requests_per_address",
+        "listeners: [{ address: 127.0.0.1:1, limits: { requests_per_address: 11/m } }]\n",
+        |s| {
+            format!("{:?}", listener(s).limits.requests_per_address)
+                == "Some(Rate { count: 11, period: 60s })"
+        },
     ),
 ];
 
@@ -238,6 +264,11 @@ const ROUTES_AND_IDENTITY: &[Row] = &[
         "routes: [{ path: /mcp, server: everything, body_bytes_max: 1KiB }]\n",
         |s| s.routes[0].body_bytes_max == 1024,
     ),
+    (
+        "routes[].list_bytes_max",
+        "routes: [{ path: /mcp, server: everything, list_bytes_max: 1KiB }]\n",
+        |s| s.routes[0].list_bytes_max == 1024,
+    ),
     ("identity", "identity: {}\n", |s| s.identity.anonymous == Anonymous::Allow),
     ("identity.anonymous", "listen: 0.0.0.0:1\nidentity: { anonymous: allow }\n", |s| {
         s.identity.anonymous == Anonymous::Allow
@@ -274,6 +305,38 @@ const ROUTES_AND_IDENTITY: &[Row] = &[
         "identity: { api_keys: [{ caller: al, sha256: 00000000000000000000000000000000000000000000000000000000000000Ff }] }\n",
         |s| key(s).sha256[30..] == [0, 255],
     ),
+];
+
+const LIMITS: &[Row] = &[
+    ("limits", "limits: []\n", |s| s.limits.is_empty()),
+    ("limits[].name", "limits: [{ name: a, rate: 1/s }]\n", |s| limit(s).name == "a"),
+    ("limits[].key", "limits: [{ name: a, key: [tool, caller], rate: 1/s }]\n", |s| {
+        limit(s).key == [KeyPart::Caller, KeyPart::Tool]
+    }),
+    ("limits[].rate", "limits: [{ name: a, rate: 50/m }]\n", |s| {
+        let allowance = limit(s).rate.as_ref().unwrap();
+        allowance.rate.period == seconds(60) && allowance.burst.get() == 50
+    }),
+    ("limits[].burst", "limits: [{ name: a, rate: 50/m, burst: 7 }]\n", |s| {
+        limit(s).rate.as_ref().unwrap().burst.get() == 7
+    }),
+    (
+        "limits[].cost",
+        "limits: [{ name: a, rate: 50/m, cost: { 'everything/*': 3, echo: '${MINUTES}' } }]\n",
+        |s| {
+            let costs = &limit(s).rate.as_ref().unwrap().costs;
+            costs[0].is_of("everything", "x") && costs[1].calls.get() == 7
+        },
+    ),
+    ("limits[].in_flight", "limits: [{ name: a, in_flight: 9 }]\n", |s| {
+        limit(s).in_flight.is_some_and(|max| max.get() == 9) && limit(s).rate.is_none()
+    }),
+    ("limits[].wait", "limits: [{ name: a, in_flight: 9, wait: 50ms }]\n", |s| {
+        limit(s).wait == Duration::from_millis(50)
+    }),
+    ("limits[].keys_max", "limits: [{ name: a, in_flight: 9, keys_max: 1000000 }]\n", |s| {
+        limit(s).keys_max == 1_000_000
+    }),
 ];
 
 fn audit(settings: &Settings) -> &Audit {
@@ -350,7 +413,8 @@ const AUDIT: &[Row] = &[
 
 #[test]
 fn every_key_does_what_it_says() {
-    let rows = [LISTENERS, PROCESS, SESSIONS, SERVERS, ROUTES_AND_IDENTITY, AUDIT].concat();
+    let rows = [LISTENERS, PROCESS, SESSIONS, CATALOG, SERVERS, ROUTES_AND_IDENTITY, LIMITS, AUDIT]
+        .concat();
     check(&rows);
     for path in schema_paths() {
         assert!(rows.iter().any(|(tested, ..)| *tested == path), "{path} has no row");
