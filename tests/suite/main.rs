@@ -4,6 +4,7 @@ mod support;
 mod adversarial;
 mod admin;
 mod answers;
+mod audit;
 mod bodies;
 mod catalog;
 mod certificates;

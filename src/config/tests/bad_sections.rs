@@ -378,7 +378,7 @@ const AUDIT: &[Row] = &[
             "4:27 this URL has a query (give the address of the collector only; /v1/logs is added)",
             "4:44 only a file is rotated (remove this key)",
             "4:53 only a file is rotated (remove this key)",
-            "5:27 only http and https URLs are supported (write it like http://10.0.0.1:8000/mcp)",
+            "5:27 only http and https are spoken (write it like http://10.0.0.1:8000/mcp)",
             "5:45 a duration must be longer than nothing (write a whole number and a unit: 500ms, 30s, 10m, 24h)",
             "5:60 this is not the name of a header (write it like x-api-key)",
         ],
