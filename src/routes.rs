@@ -7,7 +7,7 @@ use ring::digest::{SHA256, digest};
 
 use crate::catalog::{Catalog, Listed};
 use crate::config;
-use crate::identity::Audience;
+use crate::identity::{Audience, Challenge, ProtectedResource};
 use crate::telemetry::{Metrics, RouteMetrics};
 use crate::upstream::Pool;
 
@@ -19,6 +19,8 @@ pub struct Route {
     pub digest: [u8; 16],
     /// What answers.
     pub target: Arc<Pool>,
+    /// What who has no token, or too little of one, is told.
+    pub challenge: Challenge,
     /// What tokens for this route name.
     pub audience: Audience,
     /// What its server offers.

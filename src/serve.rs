@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora::apps::ServerApp;
@@ -21,15 +21,14 @@ use pingora::services::{ServiceReadyNotifier, ServiceWithDependents};
 use tokio::sync::{Mutex, oneshot};
 
 use crate::admin::{self, Api, Guard, Operators, Probes, Reload};
-use crate::catalog::{self, Catalog, Keeping};
+use crate::catalog::{self, Keeping};
 use crate::config::{self, Problem, Problems, Settings};
 use crate::lifecycle::{self, Belongings, Handover, HandoverFault, Lifecycle, Signals};
 use crate::policy;
 use crate::proxy::{Edge, ProxyProtocol, Shared, tls_fault, tls_settings};
-use crate::sessions::{Table, seconds};
 use crate::snapshot::{Lasting, Snapshot};
 use crate::telemetry::{Format, Metrics, RequestLog};
-use crate::upstream::{Fleet, Upkeep, now_ms};
+use crate::upstream::{Upkeep, now_ms};
 
 /// How long a connection waits for more to send: enough for a small answer with its head.
 const WRITE_BUFFER_BYTES: usize = 1460;

@@ -73,10 +73,32 @@ pub(super) async fn preflight(
         head.insert_header(ACCESS_CONTROL_MAX_AGE, "7200")?;
     }
     dress(&mut head, session, ctx)?;
+    ctx.admission.slot = None;
     ctx.record.status = 204;
     ctx.record.outcome = Some(Outcome::Ok);
     session.write_response_header(Box::new(head)).await?;
     session.write_response_body(Bytes::new(), true).await
+}
+
+/// Tells what a route is to clients that have no token yet (RFC 9728 section 3.2).
+pub(super) async fn metadata(
+    session: &mut ServerSession,
+    ctx: &mut Context,
+    document: Bytes,
+) -> pingora::Result<()> {
+    let mut head = ResponseHeader::build_no_case(200, Some(8))?;
+    head.insert_header(CONTENT_TYPE, "application/json")?;
+    head.insert_header(CONTENT_LENGTH, document.len())?;
+    head.insert_header(CACHE_CONTROL, "public, max-age=300")?;
+    dress(&mut head, session, ctx)?;
+    // Nobody called, so there is nothing to record.
+    ctx.admission.slot = None;
+    ctx.record.status = 200;
+    ctx.record.outcome = Some(Outcome::Ok);
+    let is_head = session.req_header().method == http::Method::HEAD;
+    session.write_response_header(Box::new(head)).await?;
+    let body = if is_head { Bytes::new() } else { document };
+    session.write_response_body(body, true).await
 }
 
 /// Adds what every answer carries: the request id, and for browsers the CORS fields.

@@ -7,10 +7,13 @@ use std::time::{Duration, Instant};
 
 use pingora::{BError, Error, ErrorType};
 
+use super::admission::Admission;
 use super::plan::Plan;
+use crate::audit::Arguments;
 use crate::identity::Caller;
 use crate::jsonrpc::OwnedId;
-use crate::mcp::{Class, Shows, Verdict};
+use crate::mcp::{Class, Revision, Shows, Verdict};
+use crate::policy;
 use crate::routes::Route;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Labels, Outcome, Reason};
@@ -24,6 +27,8 @@ pub struct Context {
     pub(super) request_id: [u8; 16],
     stage: Stage,
     pub(super) record: Record,
+    /// What it was let in with.
+    pub(super) admission: Admission,
     /// What the caller may see in lists, if that is not everything.
     pub(super) shows: Option<Arc<dyn Shows>>,
 }
@@ -50,6 +55,18 @@ pub(super) struct Record {
     pub(super) is_tool_call: bool,
     pub(super) id: Option<OwnedId>,
     pub(super) session: Option<[u8; 4]>,
+    /// The revision that the headers or the session name.
+    pub(super) revision: Option<Revision>,
+    /// What the policy decided.
+    pub(super) ruling: Ruling,
+    /// The limit that refused.
+    pub(super) limit: Option<Arc<str>>,
+    /// What the record keeps of the arguments.
+    pub(super) arguments: Arguments,
+    /// Whether a byte of the request may have reached a server.
+    pub(super) sent: bool,
+    /// Time spent waiting for a turn, or for room in the record; a part of what was waited.
+    pub(super) queued: Duration,
     /// Why the session moved for this request, if it did.
     pub(super) moved: Option<Loss>,
     pub(super) client: Option<IpAddr>,
@@ -68,6 +85,15 @@ pub(super) struct Record {
     pub(super) verdict: Verdict,
 }
 
+/// What the policy decided, and by which rule.
+#[derive(Default)]
+pub(super) struct Ruling {
+    pub(super) rule: Option<Arc<str>>,
+    pub(super) reason: Option<policy::Reason>,
+    /// What rules in shadow would have decided instead, and which.
+    pub(super) shadow: Option<(policy::Outcome, Option<Arc<str>>)>,
+}
+
 impl Context {
     pub(super) fn new(snapshot: Arc<Snapshot>, request_id: [u8; 16]) -> Self {
         Self {
@@ -76,6 +102,7 @@ impl Context {
             request_id,
             stage: Stage::Deciding,
             record: Record::default(),
+            admission: Admission::default(),
             shows: None,
         }
     }
@@ -115,6 +142,12 @@ impl Context {
 }
 
 impl Record {
+    /// The request waited for its turn.
+    pub(super) fn note_queued(&mut self, queued: Duration) {
+        self.queued += queued;
+        self.waited += queued;
+    }
+
     /// Whether a label of the request is a name that so far only the client has said: a tool, or a
     /// method that the specification does not have (those it has are constants, and borrowed).
     pub(super) fn has_claimed_name(&self) -> bool {

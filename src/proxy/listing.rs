@@ -195,7 +195,7 @@ impl Gateway {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::{Duration, SystemTime};
+    use std::time::Duration;
 
     use bytes::Bytes;
     use pingora::protocols::http::ServerSession;
@@ -210,10 +210,9 @@ mod tests {
     use crate::proxy::context::{Context, Record};
     use crate::proxy::plan::{Forward, Key, Placement, Repeat, Shape};
     use crate::proxy::{Gateway, Shared};
-    use crate::sessions::{Table, seconds};
+    use crate::snapshot::Lasting;
     use crate::snapshot::Snapshot;
     use crate::telemetry::Metrics;
-    use crate::upstream::Fleet;
 
     /// Shows what does not begin with `secret`.
     struct Discreet;

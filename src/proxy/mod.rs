@@ -1,5 +1,6 @@
 //! The request path: one file per phase of Pingora's proxy, named as the phase.
 
+mod admission;
 mod answer;
 mod body;
 mod context;
@@ -48,6 +49,7 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
+use crate::audit::Audit;
 use crate::lifecycle::Lifecycle;
 use crate::snapshot::{Lasting, Snapshot};
 use crate::telemetry::{Metrics, Reason, Repeats, RequestLog};
@@ -65,6 +67,7 @@ pub struct Shared {
     moves: Moves,
     reaper: Reaper,
     repeats: Repeats,
+    audit: Option<Arc<Audit>>,
     request_log: Option<RequestLog>,
     connections: Connections,
     request_ids: RequestIds,
@@ -82,7 +85,7 @@ impl Shared {
     pub fn new(
         snapshot: Snapshot,
         lasting: Lasting,
-        request_log: Option<RequestLog>,
+        (request_log, audit): (Option<RequestLog>, Option<Arc<Audit>>),
         upstream_idle_connections: usize,
         workers: usize,
         lifecycle: Arc<Lifecycle>,
@@ -95,6 +98,7 @@ impl Shared {
             moves: Moves::default(),
             reaper: Reaper::default(),
             repeats: Repeats::new(fastrand::u64(..)),
+            audit,
             request_log,
             connections: Connections::new(upstream_idle_connections, workers),
             request_ids: RequestIds::new(),
@@ -139,6 +143,11 @@ impl Shared {
     pub fn sweep(&self) {
         self.connections.sweep();
         self.lasting.limits.sweep();
+    }
+
+    /// The record of what happens, if there is one.
+    pub fn audit(&self) -> Option<&Arc<Audit>> {
+        self.audit.as_ref()
     }
 
     /// Waits until the request log has left the process.

@@ -31,13 +31,9 @@ pub(super) fn place_legacy(
         }
         Some(token) => {
             let version = strict::text(&head.headers, MCP_PROTOCOL_VERSION);
-            let opened = open(token, version, route, caller, ctx).inspect_err(|_| {
-                ctx.record.id = call.id().map(crate::jsonrpc::Id::into_owned);
-            });
-            Ok(Placement::Held(Box::new(opened?)))
+            Ok(Placement::Held(Box::new(open(token, version, route, caller, ctx)?)))
         }
         None if route.target.session_habit() == SessionHabit::Mints => {
-            ctx.record.id = call.id().map(crate::jsonrpc::Id::into_owned);
             Err(Reason::SessionMissing.into())
         }
         None => Ok(anywhere(head, route, caller, call, ctx)),
@@ -58,6 +54,7 @@ pub(super) fn open(
     let opened = ctx.snapshot.seal.open(binding, token.as_bytes(), now);
     let state = opened.ok_or(Reason::SessionUnknown)?;
     ctx.record.session = Some(short_digest(token));
+    ctx.record.revision = state.revision.or(ctx.record.revision);
     if let (Some(agreed), Some(version)) = (state.revision, version)
         && agreed.as_str() != version
     {

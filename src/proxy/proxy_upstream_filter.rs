@@ -23,6 +23,7 @@ impl Gateway {
         let plan = ctx.planned()?;
         match *plan {
             Plan::Preflight => answer::preflight(session.as_mut(), ctx).await,
+            Plan::Metadata(document) => answer::metadata(session.as_mut(), ctx, document).await,
             Plan::Forward(mut forward) => {
                 let permit = match self.stream_permit(ctx, &forward) {
                     Ok(permit) => permit,
@@ -60,7 +61,6 @@ impl Gateway {
         forward: &Forward,
         refusal: Refusal,
     ) -> pingora::Result<()> {
-        ctx.record.id = forward.reply_id();
         answer::refuse(session, ctx, &refusal).await
     }
 

@@ -202,6 +202,7 @@ async fn ask(
         Purpose::Stream => 1024,
         _ => 4096,
     };
+    ctx.record.sent = true;
     let answer = async {
         let sent = exchange.send(head, &forward.body).await;
         match exchange.read_head(room).await {

@@ -3,8 +3,14 @@
 use std::borrow::Cow;
 
 use crate::jsonrpc::{self, ErrorBody, Fault, ReplyTo};
-use crate::mcp::{Revision, Violation};
+use crate::identity::Challenge;
+use crate::limits::{self, Why};
+use crate::mcp::{Era, Revision, Violation};
+use crate::policy::Subject;
 use crate::telemetry::Reason;
+
+/// Until 2025-11-25 a resource that is not there has a code of its own.
+const RESOURCE_NOT_FOUND: i32 = -32002;
 
 /// A request the gateway does not carry, or could not.
 ///
@@ -128,12 +134,44 @@ impl Refusal {
     }
 
     /// 401. `invalid_token` is said only of a token that was there.
-    pub(super) fn unauthenticated(token_was_sent: TokenSent) -> Self {
+    pub(super) fn unauthenticated(token_was_sent: TokenSent, challenge: &Challenge) -> Self {
         let challenge = match token_was_sent {
-            TokenSent::No => "Bearer",
-            TokenSent::Yes => r#"Bearer error="invalid_token""#,
+            TokenSent::No => challenge.missing.clone(),
+            TokenSent::Yes => challenge.invalid.clone(),
         };
         Self { extra: Extra::Challenge(challenge), ..Self::from(Reason::Unauthenticated) }
+    }
+
+    /// A name that the policy hides is answered as servers answer names that they do not know.
+    pub(super) fn hidden(subject: Subject<'_>, era: Era) -> Self {
+        let refusal = Self::from(Reason::PolicyHidden);
+        match (subject, era) {
+            (Subject::Tool(_) | Subject::Method, _) => refusal,
+            (Subject::Prompt(_), _) => Self { message: "unknown prompt".into(), ..refusal },
+            (Subject::Resource(_) | Subject::Template(_), era) => {
+                // 2026-07-28 made -32602 of it.
+                let code = if era == Era::Legacy { RESOURCE_NOT_FOUND } else { refusal.code };
+                Self { code, message: "resource not found".into(), ..refusal }
+            }
+        }
+    }
+
+    /// 403 with the scopes that would do.
+    pub(super) fn scope_missing(challenge: String) -> Self {
+        Self { extra: Extra::Challenge(challenge), ..Self::from(Reason::ScopeMissing) }
+    }
+
+    /// 429 with when to come again.
+    pub(super) fn limited(refused: &limits::Refused) -> Self {
+        let reason = match refused.why {
+            Why::Rate => Reason::RateLimited,
+            Why::InFlight => Reason::InFlightLimited,
+            Why::KeysFull => Reason::LimitFull,
+            Why::Address => Reason::AddressLimited,
+        };
+        let limits::Fields { policy, limit } = refused.fields();
+        let retry_after_s = u32::try_from(refused.retry_after_s()).unwrap_or(u32::MAX);
+        Self { extra: Extra::Limited { retry_after_s, limit, policy }, ..Self::from(reason) }
     }
 
     /// -32022 with the list that lets a client choose again.

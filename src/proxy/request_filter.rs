@@ -9,6 +9,7 @@ use http::Method;
 use pingora_proxy::Session;
 
 use super::Gateway;
+use super::admission::Wish;
 use super::answer::METHODS;
 use super::context::Context;
 use super::placing::{anywhere, open, place_legacy};
@@ -35,17 +36,23 @@ impl Gateway {
         session: &mut Session,
         ctx: &mut Context,
     ) -> Result<Plan, Refusal> {
+        self.reserve_record(ctx).await?;
         strict::check(session.req_header()).map_err(malformed)?;
         self.check_host_and_origin(session, ctx)?;
+        self.admit_address(ctx)?;
+        if let Some(metadata) = find_metadata(session, ctx)? {
+            return Ok(metadata);
+        }
         let route = find_route(session, ctx)?;
         if session.req_header().method == Method::OPTIONS {
             return Ok(Plan::Preflight);
         }
         let caller = self.authenticate(session, ctx, &route).await?;
+        self.admit_early(ctx, &route, &caller).await?;
         match session.req_header().method {
             Method::POST => self.decide_message(session, ctx, &route, &caller).await,
-            Method::GET => decide_stream(session, ctx, &route, &caller),
-            Method::DELETE => decide_session_end(session, ctx, &route, &caller),
+            Method::GET => self.decide_stream(session, ctx, &route, &caller).await,
+            Method::DELETE => self.decide_session_end(session, ctx, &route, &caller).await,
             _ => Err(Refusal::verb(METHODS)),
         }
     }
@@ -76,8 +83,8 @@ impl Gateway {
             session.req_header_mut().remove_header(header);
         }
         let caller = proven.map_err(|unproven| match unproven {
-            Unproven::Missing => Refusal::unauthenticated(TokenSent::No),
-            Unproven::Invalid => Refusal::unauthenticated(TokenSent::Yes),
+            Unproven::Missing => Refusal::unauthenticated(TokenSent::No, &route.challenge),
+            Unproven::Invalid => Refusal::unauthenticated(TokenSent::Yes, &route.challenge),
             Unproven::Unavailable => Reason::IdentityUnavailable.into(),
         })?;
         ctx.record.caller = Some(Arc::clone(&caller));
@@ -128,9 +135,73 @@ impl Gateway {
             Era::Legacy => place_legacy(head, route, caller, &call, ctx)?,
         };
         let shape = shape(&call, &route.target);
+        let (wish, held) = (Wish::of(&call), placement.held());
+        self.authorize(ctx, route, caller, wish)?;
+        self.follow(ctx, route, caller, wish, held)?;
+        self.admit(ctx, route, caller, wish, (shape, held)).await?;
         drop(call);
         let pool = Arc::clone(&route.target);
         Ok(Plan::Forward(Forward { pool, placement, shape, body }))
+    }
+
+    /// GET: the stream of a legacy session. Nothing else has one (2026-07-28 transport).
+    async fn decide_stream(
+        &self,
+        session: &Session,
+        ctx: &mut Context,
+        route: &Arc<Route>,
+        caller: &Arc<Caller>,
+    ) -> Result<Plan, Refusal> {
+        let (exchange, repeat) = (Exchange::Stream, Repeat::Harmless);
+        if !strict::accepts(&session.req_header().headers, "text/event-stream") {
+            return Err(Reason::NotAcceptable.into());
+        }
+        self.of_session(session, ctx, route, caller, Shape { exchange, repeat, era: Era::Legacy })
+            .await
+    }
+
+    /// DELETE: the end of a legacy session.
+    async fn decide_session_end(
+        &self,
+        session: &Session,
+        ctx: &mut Context,
+        route: &Arc<Route>,
+        caller: &Arc<Caller>,
+    ) -> Result<Plan, Refusal> {
+        let (exchange, repeat) = (Exchange::EndsSession, Repeat::Never);
+        self.of_session(session, ctx, route, caller, Shape { exchange, repeat, era: Era::Legacy })
+            .await
+    }
+
+    async fn of_session(
+        &self,
+        session: &Session,
+        ctx: &mut Context,
+        route: &Arc<Route>,
+        caller: &Arc<Caller>,
+        shape: Shape,
+    ) -> Result<Plan, Refusal> {
+        let head = session.req_header();
+        let method = match head.method {
+            Method::GET => "GET",
+            _ => "DELETE",
+        };
+        ctx.record.method = method.into();
+        let version = strict::text(&head.headers, MCP_PROTOCOL_VERSION);
+        let is_modern =
+            version.and_then(Revision::parse).is_some_and(|revision| revision.era() == Era::Modern);
+        let token = strict::text(&head.headers, MCP_SESSION_ID).filter(|_| !is_modern);
+        let Some(token) = token else { return Err(Refusal::verb("POST, OPTIONS")) };
+        let held = open(token, version, route, caller, ctx)?;
+        let wish = Wish::bare(method);
+        self.authorize(ctx, route, caller, wish)?;
+        self.admit(ctx, route, caller, wish, (shape, Some(&held))).await?;
+        Ok(Plan::Forward(Forward {
+            pool: Arc::clone(&route.target),
+            placement: Placement::Held(Box::new(held)),
+            shape,
+            body: Bytes::new(),
+        }))
     }
 
     /// Whether the caller made the same call of a tool a short while ago.
@@ -158,6 +229,19 @@ impl Gateway {
             ctx.record.origin_allowed = true;
         }
         Ok(())
+    }
+}
+
+/// What clients are told of a route before they have a token (RFC 9728 section 3).
+fn find_metadata(session: &Session, ctx: &Context) -> Result<Option<Plan>, Refusal> {
+    let head = session.req_header();
+    let Some(document) = ctx.snapshot.routes.find_metadata(head.uri.path()) else {
+        return Ok(None);
+    };
+    match head.method {
+        Method::GET | Method::HEAD => Ok(Some(Plan::Metadata(document))),
+        Method::OPTIONS => Ok(Some(Plan::Preflight)),
+        _ => Err(Refusal::verb("GET, HEAD, OPTIONS")),
     }
 }
 
@@ -223,6 +307,14 @@ fn note(ctx: &mut Context, call: &Call<'_>) {
     };
     ctx.record.target = call.target().map(Box::from);
     ctx.record.is_tool_call = call.tool().is_some();
+    ctx.record.revision = call.revision;
+    // Whoever refuses it later answers with it.
+    ctx.record.id = call.id().map(crate::jsonrpc::Id::into_owned);
+    if let (Some(keeping), Some(arguments)) =
+        (&ctx.snapshot.keeping, call.envelope.params.arguments)
+    {
+        ctx.record.arguments = keeping.keep(arguments.as_bytes());
+    }
 }
 
 fn shape(call: &Call<'_>, pool: &Pool) -> Shape {
@@ -238,57 +330,6 @@ fn shape(call: &Call<'_>, pool: &Pool) -> Shape {
         }
     };
     Shape { exchange, repeat, era: call.era }
-}
-
-/// GET: the stream of a legacy session. Nothing else has one (2026-07-28 transport).
-fn decide_stream(
-    session: &Session,
-    ctx: &mut Context,
-    route: &Arc<Route>,
-    caller: &Arc<Caller>,
-) -> Result<Plan, Refusal> {
-    let shape = Shape { exchange: Exchange::Stream, repeat: Repeat::Harmless, era: Era::Legacy };
-    if !strict::accepts(&session.req_header().headers, "text/event-stream") {
-        return Err(Reason::NotAcceptable.into());
-    }
-    of_session(session, ctx, route, caller, shape)
-}
-
-/// DELETE: the end of a legacy session.
-fn decide_session_end(
-    session: &Session,
-    ctx: &mut Context,
-    route: &Arc<Route>,
-    caller: &Arc<Caller>,
-) -> Result<Plan, Refusal> {
-    let shape = Shape { exchange: Exchange::EndsSession, repeat: Repeat::Never, era: Era::Legacy };
-    of_session(session, ctx, route, caller, shape)
-}
-
-fn of_session(
-    session: &Session,
-    ctx: &mut Context,
-    route: &Arc<Route>,
-    caller: &Arc<Caller>,
-    shape: Shape,
-) -> Result<Plan, Refusal> {
-    let head = session.req_header();
-    ctx.record.method = match head.method {
-        Method::GET => "GET".into(),
-        _ => "DELETE".into(),
-    };
-    let version = strict::text(&head.headers, MCP_PROTOCOL_VERSION);
-    let is_modern =
-        version.and_then(Revision::parse).is_some_and(|revision| revision.era() == Era::Modern);
-    let token = strict::text(&head.headers, MCP_SESSION_ID).filter(|_| !is_modern);
-    let Some(token) = token else { return Err(Refusal::verb("POST, OPTIONS")) };
-    let held = open(token, version, route, caller, ctx)?;
-    Ok(Plan::Forward(Forward {
-        pool: Arc::clone(&route.target),
-        placement: Placement::Held(Box::new(held)),
-        shape,
-        body: Bytes::new(),
-    }))
 }
 
 fn malformed(ambiguous: Ambiguous) -> Refusal {

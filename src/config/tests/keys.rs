@@ -414,8 +414,18 @@ const AUDIT: &[Row] = &[
 
 #[test]
 fn every_key_does_what_it_says() {
-    let rows = [LISTENERS, PROCESS, SESSIONS, CATALOG, SERVERS, ROUTES_AND_IDENTITY, IDENTITY, LIMITS, AUDIT]
-        .concat();
+    let rows = [
+        LISTENERS,
+        PROCESS,
+        SESSIONS,
+        CATALOG,
+        SERVERS,
+        ROUTES_AND_IDENTITY,
+        IDENTITY,
+        LIMITS,
+        AUDIT,
+    ]
+    .concat();
     check(&rows);
     for path in schema_paths() {
         assert!(rows.iter().any(|(tested, ..)| *tested == path), "{path} has no row");
