@@ -79,7 +79,6 @@ fn a_million_keys_stay_under_150_mb_and_the_next_is_refused() {
         }
     });
     let resident = resident_bytes().saturating_sub(before);
-    println!("{} bytes allocated at most, {resident} resident", allocated.bytes_max);
     assert!(allocated.bytes_max < 150_000_000, "{allocated:?}");
     assert!(resident < 150_000_000, "{resident}");
     for number in [0, KEYS / 2, KEYS - 1] {
