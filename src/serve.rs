@@ -21,6 +21,7 @@ use pingora::services::{ServiceReadyNotifier, ServiceWithDependents};
 use tokio::sync::{Mutex, oneshot};
 
 use crate::admin::{self, Api, Guard, Operators, Probes, Reload};
+use crate::audit::Audit;
 use crate::catalog::{self, Keeping};
 use crate::config::{self, Problem, Problems, Settings};
 use crate::lifecycle::{self, Belongings, Handover, HandoverFault, Lifecycle, Signals};
@@ -226,7 +227,19 @@ fn share(settings: &Settings, lifecycle: &Arc<Lifecycle>) -> io::Result<Shared> 
     // Every listener has workers of its own.
     let workers = settings.runtime.threads * settings.listeners.len();
     let lifecycle = Arc::clone(lifecycle);
-    Ok(Shared::new(snapshot, lasting, request_log, idle, workers, lifecycle))
+    let audit = match &settings.audit {
+        Some(audit) => Some(
+            Audit::start(audit, &hex(&settings.sources.digest()), &metrics.audit)
+                .map_err(io::Error::other)?,
+        ),
+        None => None,
+    };
+    Ok(Shared::new(snapshot, lasting, (request_log, audit), idle, workers, lifecycle))
+}
+
+/// The digits of a digest.
+fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Fetches the keys of all issuers, so that the first tokens can be checked.

@@ -4,11 +4,13 @@ use std::io;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use crate::audit::Keeping;
 use crate::catalog::Catalog;
 use crate::config::{self, Reap, Settings};
 use crate::identity::{Authorities, Identity};
 use crate::limits::{self, Limits};
 use crate::outbound::Outbound;
+use crate::policy::{self, Combinations, Policy};
 use crate::routes::Routes;
 use crate::sessions::{KeyFile, Rules, Seal, Table, View, generated_key, seconds};
 use crate::telemetry::Metrics;
@@ -24,6 +26,8 @@ pub struct Lasting {
     pub catalog: Arc<Catalog>,
     /// The keys of those who issue tokens, and the tokens that were checked.
     pub authorities: Arc<Authorities>,
+    /// What combination rules remember.
+    pub marks: Arc<policy::State>,
     /// What limits have counted.
     pub limits: Arc<limits::State>,
     /// The metrics of the process.
@@ -39,6 +43,7 @@ impl Lasting {
             sessions: Arc::new(Table::new(seconds(SystemTime::now()))),
             catalog: Arc::new(Catalog::new()),
             authorities: Arc::new(Authorities::new(outbound, Arc::clone(metrics))),
+            marks: Arc::default(),
             limits: Arc::default(),
             metrics: Arc::clone(metrics),
         })
@@ -51,6 +56,12 @@ pub struct Snapshot {
     pub routes: Routes,
     /// Who is calling.
     pub identity: Identity,
+    /// What callers may do.
+    pub policy: Policy,
+    /// What may not follow what.
+    pub combinations: Combinations,
+    /// What the record keeps of arguments, if there is a record.
+    pub keeping: Option<Keeping>,
     /// How much is served.
     pub limits: Limits,
     /// What legacy session ids are sealed with.
@@ -73,12 +84,22 @@ impl Snapshot {
     /// Builds everything a request needs. Fails only where the machine does: the settings are
     /// checked already.
     pub fn new(settings: &Settings, lasting: &Lasting) -> io::Result<Self> {
-        let Lasting { fleet, sessions, catalog, authorities, limits, metrics } = lasting;
+        let Lasting { fleet, sessions, catalog, authorities, marks: _, limits, metrics } = lasting;
         let pools = fleet.prepare(&settings.servers, now_ms());
         upstream::resolve_now(&pools);
+        let servers = || settings.servers.iter().map(|server| server.name.as_str());
+        // `check` has compiled every condition already.
+        let policy = Policy::new(&settings.policy, servers()).map_err(|faults| {
+            io::Error::other(faults.into_iter().map(|fault| fault.message).collect::<String>())
+        })?;
+        let combinations =
+            Combinations::new(&settings.policy, servers(), settings.sessions.lifetime);
         Ok(Self {
-            routes: Routes::new(&settings.routes, &pools, catalog, metrics),
+            routes: Routes::new(settings, &pools, catalog, metrics),
             identity: Identity::new(&settings.identity, authorities),
+            policy,
+            combinations,
+            keeping: settings.audit.as_ref().map(Keeping::new),
             limits: Limits::new(&settings.limits, &settings.listeners, limits, &metrics.limits),
             seal: seal(settings)?,
             pools,

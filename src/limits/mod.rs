@@ -81,6 +81,11 @@ impl Limits {
         Self { state: Arc::clone(state), early, late, in_flight, addresses }
     }
 
+    /// Whether no call is limited.
+    pub fn is_empty(&self) -> bool {
+        self.early.is_empty() && self.late.is_empty() && self.in_flight.is_empty()
+    }
+
     /// What has been counted, for the configuration that comes next.
     pub fn state(&self) -> &Arc<State> {
         &self.state

@@ -132,7 +132,7 @@ impl Gateway {
     }
 
     /// May they, after what they did before? From here on the call counts for others.
-    pub(super) fn follow(
+    pub(super) fn remember_use(
         &self,
         ctx: &mut Context,
         route: &Route,
@@ -143,7 +143,7 @@ impl Gateway {
         let snapshot = Arc::clone(&ctx.snapshot);
         let combinations: &Combinations = &snapshot.combinations;
         let Some(tool) = wish.tool().filter(|_| !combinations.is_empty()) else { return Ok(()) };
-        let is_declared = route.listed.offer().find(Kind::Tool, tool).is_some();
+        let is_declared = route.listed.offer().find(Kind::Tools, tool).is_some();
         let used = Use {
             server: route.target.name(),
             tool,
@@ -241,10 +241,10 @@ fn limited(ctx: &mut Context, refused: &limits::Refused) -> Refusal {
 
 fn kind_of(subject: Subject<'_>) -> Option<(Kind, &str)> {
     match subject {
-        Subject::Tool(name) => Some((Kind::Tool, name)),
-        Subject::Prompt(name) => Some((Kind::Prompt, name)),
-        Subject::Resource(name) => Some((Kind::Resource, name)),
-        Subject::Template(name) => Some((Kind::Template, name)),
+        Subject::Tool(name) => Some((Kind::Tools, name)),
+        Subject::Prompt(name) => Some((Kind::Prompts, name)),
+        Subject::Resource(name) => Some((Kind::Resources, name)),
+        Subject::Template(name) => Some((Kind::Templates, name)),
         Subject::Method => None,
     }
 }

@@ -176,7 +176,7 @@ impl Edge {
     async fn drive_parked(&self, parked: Parked) -> Option<Stream> {
         let Parked { mut downstream, mut ctx, mut forward, permit } = parked;
         let driven = self.gateway.drive(&mut downstream, &mut ctx, &mut forward).await;
-        self.gateway.log(downstream.req_header(), &ctx);
+        self.gateway.log(downstream.req_header(), &mut ctx);
         drop(permit);
         driven.ok()?;
         let reusable = downstream.finish().await.ok().flatten()?;

@@ -3,14 +3,26 @@
 use pingora::http::RequestHeader;
 
 use super::Gateway;
+use super::admission::Admission;
 use super::context::Context;
 use crate::mcp::Verdict;
 use crate::telemetry::{CallDetail, Line, Outcome};
 use crate::upstream::{Endpoint, Loss};
 
 impl Gateway {
+    /// The request holds nothing any more. One that reached no server has not run, and leaves no mark.
+    fn give_back(&self, ctx: &mut Context) {
+        let Admission { permits, marks, slot: _ } = &mut ctx.admission;
+        drop(std::mem::take(permits));
+        let marks = std::mem::take(marks);
+        if !ctx.record.sent {
+            marks.take_back();
+        }
+    }
+
     /// Counts and logs the request.
-    pub(super) fn log(&self, head: &RequestHeader, ctx: &Context) {
+    pub(super) fn log(&self, head: &RequestHeader, ctx: &mut Context) {
+        self.give_back(ctx);
         let record = &ctx.record;
         let duration = ctx.started.elapsed();
         let overhead = duration.saturating_sub(record.waited);
@@ -37,7 +49,9 @@ impl Gateway {
                 self.lasting.metrics.count_detail(labels, CallDetail::Repeated);
             }
         }
+        self.record(head, ctx, outcome, (duration, overhead));
         let Some(log) = &self.request_log else { return };
+        let record = &ctx.record;
         log.write(&Line {
             id: ctx.request_id(),
             verb: head.method.as_str(),

@@ -24,6 +24,7 @@ mod proxy_protocol;
 mod proxy_upstream_filter;
 mod pump;
 mod reaping;
+mod recording;
 mod refusal;
 mod request_filter;
 mod response_body_filter;
@@ -143,6 +144,7 @@ impl Shared {
     pub fn sweep(&self) {
         self.connections.sweep();
         self.lasting.limits.sweep();
+        self.lasting.marks.sweep(now_ms());
     }
 
     /// The record of what happens, if there is one.

@@ -28,7 +28,7 @@ impl Gateway {
                 let permit = match self.stream_permit(ctx, &forward) {
                     Ok(permit) => permit,
                     Err(refusal) => {
-                        return self.refuse(session.as_mut(), ctx, &forward, refusal).await;
+                        return answer::refuse(session.as_mut(), ctx, &refusal).await;
                     }
                 };
                 if forward.shape.exchange == Exchange::Stream && parked::is_possible() {
@@ -49,19 +49,9 @@ impl Gateway {
     ) -> pingora::Result<()> {
         match self.pump(session, ctx, forward).await {
             End::Complete => Ok(()),
-            End::Refused(refusal) => self.refuse(session, ctx, forward, refusal).await,
+            End::Refused(refusal) => answer::refuse(session, ctx, &refusal).await,
             End::Cut => Error::e_explain(ErrorType::ConnectionClosed, "answer cut short"),
         }
-    }
-
-    async fn refuse(
-        &self,
-        session: &mut ServerSession,
-        ctx: &mut Context,
-        forward: &Forward,
-        refusal: Refusal,
-    ) -> pingora::Result<()> {
-        answer::refuse(session, ctx, &refusal).await
     }
 
     /// Streams are counted, because each holds memory and two connections for hours.

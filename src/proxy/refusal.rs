@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-use crate::jsonrpc::{self, ErrorBody, Fault, ReplyTo};
 use crate::identity::Challenge;
+use crate::jsonrpc::{self, ErrorBody, Fault, ReplyTo};
 use crate::limits::{self, Why};
 use crate::mcp::{Era, Revision, Violation};
 use crate::policy::Subject;
@@ -40,8 +40,11 @@ pub(super) enum Extra {
     Allow(&'static str),
     /// When to come back, in seconds, for 503 and 429 (RFC 9110 section 10.2.3).
     RetryAfter(u32),
-    /// A bearer challenge, for 401 (RFC 6750 section 3).
-    Challenge(&'static str),
+    /// A bearer challenge, for 401 and 403 (RFC 6750 section 3, RFC 9728 section 5.1).
+    Challenge(String),
+    /// When to come back in seconds, the limit and its policy, for 429
+    /// (draft-ietf-httpapi-ratelimit-headers).
+    Limited { retry_after_s: u32, limit: String, policy: String },
     /// The revisions that are known, for -32022 (2026-07-28 `UnsupportedProtocolVersionError`).
     Supported(String),
 }
@@ -55,10 +58,15 @@ fn row(reason: Reason) -> (u16, i32, &'static str) {
         Reason::HeadTimeout => (408, 408, "the request head did not arrive in time"),
         Reason::HostRefused => (421, 421, "no such host here"),
         Reason::OriginRefused => (403, 403, "origin not allowed"),
+        Reason::AuditFull => (503, 503, "calls cannot be recorded now"),
+        Reason::AddressLimited => (429, 429, "too many requests from this address"),
         Reason::RouteUnknown => (404, 404, "no route at this path"),
         Reason::VerbRefused => (405, 405, "method not allowed"),
         Reason::Unauthenticated => (401, 401, "authentication required"),
         Reason::IdentityUnavailable => (503, 503, "identity cannot be checked now"),
+        Reason::RateLimited => (429, 429, "too many calls"),
+        Reason::InFlightLimited => (429, 429, "too many calls at once"),
+        Reason::LimitFull => (429, 429, "too many calls of too many callers"),
         Reason::NotAcceptable => {
             (406, 406, "Accept must list application/json and text/event-stream")
         }
@@ -74,6 +82,10 @@ fn row(reason: Reason) -> (u16, i32, &'static str) {
         Reason::SessionRevision => {
             (400, 400, "MCP-Protocol-Version is not the one this session negotiated")
         }
+        Reason::PolicyHidden => (200, jsonrpc::INVALID_PARAMS, "unknown tool"),
+        Reason::PolicyForbidden => (403, 403, "not allowed"),
+        Reason::ScopeMissing => (403, 403, "a scope is missing"),
+        Reason::CombinationForbidden => (403, 403, "not allowed after what was called before"),
         Reason::StreamsFull => (503, 503, "too many streams"),
         Reason::EndpointNone => (503, 503, "no endpoint is available"),
         Reason::EndpointBusy => (503, 503, "the server has too much to do"),
@@ -89,7 +101,7 @@ impl From<Reason> for Refusal {
     fn from(reason: Reason) -> Self {
         let (status, code, message) = row(reason);
         let extra = match status {
-            503 => Extra::RetryAfter(1),
+            429 | 503 => Extra::RetryAfter(1),
             _ => Extra::None,
         };
         Self { reason, status, code, message: Cow::Borrowed(message), extra }
@@ -202,13 +214,18 @@ impl Refusal {
         body
     }
 
-    /// The header field that goes with the refusal.
-    pub(super) fn header(&self) -> Option<(&'static str, Cow<'static, str>)> {
+    /// The header fields that go with the refusal.
+    pub(super) fn fields(&self) -> Vec<(&'static str, Cow<'_, str>)> {
         match &self.extra {
-            Extra::None | Extra::Supported(_) => None,
-            Extra::Allow(methods) => Some(("allow", Cow::Borrowed(methods))),
-            Extra::RetryAfter(seconds) => Some(("retry-after", seconds.to_string().into())),
-            Extra::Challenge(challenge) => Some(("www-authenticate", Cow::Borrowed(challenge))),
+            Extra::None | Extra::Supported(_) => Vec::new(),
+            Extra::Allow(methods) => vec![("allow", Cow::Borrowed(methods))],
+            Extra::RetryAfter(seconds) => vec![("retry-after", seconds.to_string().into())],
+            Extra::Challenge(challenge) => vec![("www-authenticate", Cow::Borrowed(challenge))],
+            Extra::Limited { retry_after_s, limit, policy } => vec![
+                ("retry-after", retry_after_s.to_string().into()),
+                ("ratelimit", Cow::Borrowed(limit)),
+                ("ratelimit-policy", Cow::Borrowed(policy)),
+            ],
         }
     }
 }
@@ -242,6 +259,7 @@ mod tests {
     fn no_code_of_our_own_lies_in_the_reserved_range() {
         for reason in Reason::ALL {
             let (status, code, _) = row(*reason);
+            // A hidden name is answered as servers answer unknown ones (SPEC.md section 2.8).
             let specified = [-32700, -32600, -32601, -32602, -32603].contains(&code);
             assert!(specified || code == i32::from(status), "{reason:?}");
         }

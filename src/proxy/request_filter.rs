@@ -137,7 +137,7 @@ impl Gateway {
         let shape = shape(&call, &route.target);
         let (wish, held) = (Wish::of(&call), placement.held());
         self.authorize(ctx, route, caller, wish)?;
-        self.follow(ctx, route, caller, wish, held)?;
+        self.remember_use(ctx, route, caller, wish, held)?;
         self.admit(ctx, route, caller, wish, (shape, held)).await?;
         drop(call);
         let pool = Arc::clone(&route.target);
