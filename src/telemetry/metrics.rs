@@ -101,7 +101,6 @@ pub struct Metrics {
     pub streams: IntGauge,
     ejections: IntCounterVec,
     calls: CallMetrics,
-    list_changes: IntCounterVec,
     /// Legacy sessions.
     pub sessions: SessionMetrics,
     /// Lines of the request log that found no room.
@@ -243,12 +242,6 @@ impl Metrics {
                 &["server", "endpoint", "reason"],
             ),
             calls: CallMetrics::new(&registry),
-            list_changes: counters(
-                &registry,
-                "toolgate_list_changes_total",
-                "How often a stream of a server said that one of its lists has changed.",
-                &["server", "list"],
-            ),
             log_lines_lost: counter(
                 &registry,
                 "toolgate_log_lines_lost_total",
@@ -288,7 +281,7 @@ impl Metrics {
 
     /// A server said on a stream that one of its lists has changed.
     pub fn list_changed(&self, server: &str, list: &str) {
-        self.list_changes.with_label_values(&[server, list]).inc();
+        self.calls.list_changed(server, list);
     }
 
     /// Counts one ejection.
