@@ -65,6 +65,8 @@ pub enum Guard {
     Secure,
     /// Also plain `http` to the link-local address of a cloud's metadata server.
     Metadata,
+    /// Also plain `http` to any other address: a collector of logs stands near, often without TLS.
+    Collector,
 }
 
 /// An answer, whatever its status.
@@ -327,6 +329,7 @@ fn is_allowed(url: &Url, guard: Guard) -> bool {
     };
     match url.scheme() {
         "https" => is_metadata || !address.is_some_and(is_link_local),
+        "http" if guard == Guard::Collector => !address.is_some_and(is_link_local),
         "http" => is_metadata || is_loopback,
         _ => false,
     }

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use ring::digest::{SHA256, digest};
 
+use crate::catalog::{Catalog, Listed};
 use crate::config;
+use crate::identity::Audience;
 use crate::telemetry::{Metrics, RouteMetrics};
 use crate::upstream::Pool;
 
@@ -17,6 +19,10 @@ pub struct Route {
     pub digest: [u8; 16],
     /// What answers.
     pub target: Arc<Pool>,
+    /// What tokens for this route name.
+    pub audience: Audience,
+    /// What its server offers.
+    pub listed: Arc<Listed>,
     /// Largest body a client may send, in bytes.
     pub body_bytes_max: usize,
     /// Largest list that is held to be filtered, in bytes.
@@ -32,15 +38,23 @@ pub struct Routes {
 
 impl Routes {
     /// Builds the table; `pools` stand in the order of the settings' servers.
-    pub fn new(routes: &[config::Route], pools: &[Arc<Pool>], metrics: &Metrics) -> Self {
+    pub fn new(
+        routes: &[config::Route],
+        pools: &[Arc<Pool>],
+        catalog: &Catalog,
+        metrics: &Metrics,
+    ) -> Self {
         let by_path = routes
             .iter()
             .filter_map(|route| {
                 let target = Arc::clone(pools.get(route.server)?);
+                let listed = catalog.of(target.name());
                 let route = Route {
                     path: route.path.clone(),
                     digest: digest_of(&route.path),
                     target,
+                    audience: Audience::new(route.public_url.as_deref()),
+                    listed,
                     body_bytes_max: route.body_bytes_max,
                     list_bytes_max: route.list_bytes_max,
                     metrics: metrics.route(&route.path),

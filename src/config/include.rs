@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::identity::IncludedIdentityText;
 use super::place::Place;
+use super::policy_texts::PolicyText;
 use super::reading::Reading;
 use super::routes::RouteText;
 use super::servers::ServerText;
@@ -24,6 +25,8 @@ shape! {
         optional routes: Vec<Field<RouteText>>,
         /// The team's API keys.
         optional identity: IncludedIdentityText,
+        /// The team's rules.
+        optional policy: PolicyText,
     }
 }
 

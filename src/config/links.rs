@@ -30,16 +30,36 @@ impl ServerNames {
     pub(super) fn resolve(&self, named: &At<String>, reading: &mut Reading<'_>) -> Option<usize> {
         let index = self.names.iter().position(|name| *name == named.value);
         if index.is_none() && self.completeness == Completeness::Whole {
-            let names = self.names.iter().map(String::as_str);
-            let hint = match nearest(&named.value, names.clone()) {
-                Some(name) => format!("did you mean `{name}`?"),
-                None if self.names.is_empty() => "define it under `servers`".to_owned(),
-                None => format!("defined are: {}", names.collect::<Vec<_>>().join(", ")),
-            };
-            reading.problem(named.place, "there is no server of this name", hint);
+            let names: Vec<&str> = self.names.iter().map(String::as_str).collect();
+            let message = "there is no server of this name";
+            if names.is_empty() {
+                reading.problem(named.place, message, "define it under `servers`");
+            } else {
+                note_unknown(named.place, &named.value, &names, message, reading);
+            }
         }
         index
     }
+}
+
+/// Notes a name that nothing has, with the one that is meant or all there are.
+pub(super) fn note_unknown(
+    place: Place,
+    name: &str,
+    known: &[&str],
+    message: &str,
+    reading: &mut Reading<'_>,
+) {
+    let hint = match nearest(name, known.iter().copied()) {
+        Some(name) => format!("did you mean `{name}`?"),
+        None if known.is_empty() => "none is defined".to_owned(),
+        None => {
+            let mut known = known.to_vec();
+            known.dedup();
+            format!("defined are: {}", known.join(", "))
+        }
+    };
+    reading.problem(place, message, hint);
 }
 
 /// Notes every value that was there before, pointing to its first place.

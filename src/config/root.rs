@@ -6,14 +6,19 @@ use std::sync::Arc;
 
 use super::Settings;
 use super::admin::{AdminText, HealthListenerText, Registration};
+use super::audit::AuditText;
+use super::catalog::{Catalog, CatalogText};
 use super::identity::{self, IdentityText, IncludedIdentityText};
 use super::include::{self, IncludedText, RegisteredText};
+use super::limits::{self, LimitText};
 use super::links::{Completeness, ServerNames};
 use super::listeners::{Listener, ListenerText};
 use super::place::{Place, SourceId};
+use super::policy::{self, Surroundings};
+use super::policy_texts::PolicyText;
 use super::problem::Problems;
 use super::reading::Reading;
-use super::routes::{self, RouteText};
+use super::routes::{self, PublicUrls, RouteText};
 use super::runtime::{Runtime, RuntimeText};
 use super::servers::{self, ServerText};
 use super::sessions::{Sessions, SessionsText};
@@ -43,12 +48,20 @@ shape! {
         optional state_dir: PathBuf,
         /// How MCP sessions are sealed, and when they end.
         optional sessions: SessionsText,
+        /// Whether and how often servers are asked what they offer.
+        optional catalog: CatalogText,
         /// The MCP servers by name.
         optional servers: Entries<ServerText>,
         /// The public paths and what answers them.
         optional routes: Vec<Field<RouteText>>,
         /// Who may call.
         optional identity: IdentityText,
+        /// What callers may do.
+        optional policy: PolicyText,
+        /// How much is served; several limits may hold for one call.
+        optional limits: Vec<Field<LimitText>>,
+        /// The record of what happened; without this section there is none.
+        optional audit: AuditText,
         /// What the gateway tells about itself.
         optional telemetry: TelemetryText,
     }
@@ -112,9 +125,13 @@ impl RootText {
             runtime,
             state_dir,
             sessions,
+            catalog,
             servers,
             routes,
             identity,
+            limits,
+            policy,
+            audit,
             telemetry,
         } = self;
         let start = Place::start(source);
@@ -129,7 +146,9 @@ impl RootText {
         let registered = files
             .registered
             .map_or(Field::Absent, |registered| include::read_registered(registered, reading));
-        let all = Merged::new(servers, routes, included, registered);
+        let mut all = Merged::new(servers, routes, included, registered);
+        // The main file's come first, as everywhere.
+        all.policies.splice(0..0, policy.value());
         let names = all.servers.0.iter().map(|(name, _)| name.value.clone()).collect();
         let names = ServerNames::new(names, all.completeness);
         if all.completeness == Completeness::Whole {
@@ -148,10 +167,27 @@ impl RootText {
                 );
             }
         }
-        let servers = servers::check(all.servers, &registration, reading);
-        let routes = routes::check(all.routes, &names, reading);
+        let catalog = catalog.value().map_or_else(Catalog::default, CatalogText::check);
+        let servers = servers::check(all.servers, &registration, &catalog.servers, reading);
+        let public_urls = match identity::needs_public_urls(&identity) {
+            true => PublicUrls::Needed,
+            false => PublicUrls::Optional,
+        };
+        let routes = routes::check(all.routes, &names, public_urls, reading);
+        let problems_before = reading.problems.len();
+        let identity_is_faulty = matches!(identity, Field::Faulty);
+        let identity = identity::check(identity.value(), all.identities, &listeners, reading);
+        let callers = if identity_is_faulty || reading.problems.len() > problems_before {
+            Completeness::Partial
+        } else {
+            all.completeness
+        };
+        let around = Surroundings { servers: &names, identity: &identity, callers };
+        let policy = policy::check(all.policies, &around, reading);
         Some(Settings {
-            identity: identity::check(identity.value(), all.identities, &listeners, reading),
+            identity,
+            policy,
+            limits: limits::check(limits.or(Vec::new()), &names, reading),
             listeners,
             health: health.map(|health| health.value),
             admin: admin.map(|(_, admin)| admin),
@@ -160,8 +196,10 @@ impl RootText {
             sessions: sessions
                 .value()
                 .map_or_else(Sessions::default, |sessions| sessions.check(reading)),
+            catalog,
             servers,
             routes,
+            audit: audit.value().map(|audit| audit.check(reading)),
             telemetry: telemetry.value().map_or_else(Telemetry::default, TelemetryText::check),
             sources: Arc::default(),
         })
@@ -173,6 +211,7 @@ struct Merged {
     servers: Entries<ServerText>,
     routes: Vec<Field<RouteText>>,
     identities: Vec<IncludedIdentityText>,
+    policies: Vec<PolicyText>,
     completeness: Completeness,
 }
 
@@ -187,14 +226,19 @@ impl Merged {
             servers: Entries(Vec::new()),
             routes: Vec::new(),
             identities: Vec::new(),
+            policies: Vec::new(),
             completeness: Completeness::Whole,
         };
         merged.add(servers, routes);
         for file in included {
             match file {
-                Field::Given(At { value: IncludedText { servers, routes, identity }, .. }) => {
+                Field::Given(At {
+                    value: IncludedText { servers, routes, identity, policy },
+                    ..
+                }) => {
                     merged.add(servers, routes);
                     merged.identities.extend(identity.value());
+                    merged.policies.extend(policy.value());
                 }
                 Field::Absent => {}
                 Field::Faulty => merged.completeness = Completeness::Partial,

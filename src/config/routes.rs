@@ -98,10 +98,20 @@ impl Scalar for PublicUrl {
     }
 }
 
+/// Whether a route must say under which URL clients know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PublicUrls {
+    /// Tokens are checked to be meant for it.
+    Needed,
+    /// Nobody asks.
+    Optional,
+}
+
 /// Checks the routes of all files.
 pub(super) fn check(
     texts: Vec<Field<RouteText>>,
     servers: &ServerNames,
+    public_urls: PublicUrls,
     reading: &mut Reading<'_>,
 ) -> Vec<Route> {
     let texts: Vec<RouteText> = texts.into_iter().filter_map(Field::value).collect();
@@ -115,6 +125,16 @@ pub(super) fn check(
         .filter_map(|text| text.public_url.as_given())
         .map(|url| (url.place, url.value.0.as_str()));
     note_duplicates(urls, "another route has this public URL", reading);
+    if public_urls == PublicUrls::Needed {
+        for text in texts.iter().filter(|text| matches!(text.public_url, Field::Absent)) {
+            let Some(path) = text.path.as_given() else { continue };
+            reading.problem(
+                path.place,
+                "no token could be meant for this route: it has no public URL",
+                "add `public_url`, or `audiences` to each issuer of tokens",
+            );
+        }
+    }
     texts.into_iter().filter_map(|text| text.check(servers, reading)).collect()
 }
 

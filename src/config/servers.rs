@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::admin::Registration;
 use super::balance::{Balance, BalanceText, OnEndpointLoss};
+use super::catalog::{ServerCatalog, ServerCatalogText};
 use super::discovery::{Discovery, DiscoveryText};
 use super::endpoints::{self, Endpoint, EndpointText};
 use super::links::note_duplicates;
@@ -48,6 +49,8 @@ pub struct Server {
     pub protocol: Protocol,
     /// Time limits towards it.
     pub timeouts: Timeouts,
+    /// How the gateway knows what it offers.
+    pub catalog: ServerCatalog,
     /// Where its name stands.
     pub place: Place,
 }
@@ -115,6 +118,8 @@ shape! {
         optional protocol: Protocol,
         /// Time limits towards it.
         optional timeouts: TimeoutsText,
+        /// Whether and how often this server is asked what it offers.
+        optional catalog: ServerCatalogText,
     }
 }
 
@@ -150,6 +155,7 @@ impl Scalar for Protocol {
 pub(super) fn check(
     entries: Entries<ServerText>,
     registration: &Registration,
+    catalog: &ServerCatalog,
     reading: &mut Reading<'_>,
 ) -> Vec<Server> {
     for (name, _) in &entries.0 {
@@ -160,7 +166,7 @@ pub(super) fn check(
     let names = entries.0.iter().map(|(name, _)| (name.place, name.value.as_str()));
     note_duplicates(names, "a server of this name is already defined", reading);
     let server = |(name, text): (At<String>, Field<ServerText>)| {
-        text.value()?.check(name, registration, reading)
+        text.value()?.check(name, registration, catalog, reading)
     };
     entries.0.into_iter().filter_map(server).collect()
 }
@@ -170,6 +176,7 @@ impl ServerText {
         self,
         name: At<String>,
         registration: &Registration,
+        all: &ServerCatalog,
         reading: &mut Reading<'_>,
     ) -> Option<Server> {
         let Self {
@@ -186,6 +193,7 @@ impl ServerText {
             retries,
             protocol,
             timeouts,
+            catalog,
         } = self;
         if matches!(discovery, Field::Absent) {
             note_no_endpoints(&name, &endpoints, registration, reading);
@@ -213,6 +221,7 @@ impl ServerText {
             retries: retries.value().map_or_else(Retries::default, RetriesText::check),
             protocol: protocol.or(Protocol::default()),
             timeouts: timeouts.value().map_or_else(Timeouts::default, TimeoutsText::check),
+            catalog: catalog.value().map_or_else(|| all.clone(), |catalog| catalog.check(all)),
             place: name.place,
         })
     }

@@ -28,6 +28,8 @@ const RENAMED: &[(&str, &str)] = &[
     ("circuit_breaker", "breaker"),
     ("retry", "retries"),
     ("idle_timeout", "idle"),
+    ("rate_limits", "limits"),
+    ("concurrency", "in_flight"),
 ];
 
 /// A value that YAML can hold.

@@ -115,7 +115,7 @@ fn hide_secrets(node: &Node, reading: &mut Reading<'_>) {
         Kind::Map(entries) => {
             for (key, value) in entries {
                 match key.text.as_str() {
-                    "keys" | "sha256" => hide(value, reading),
+                    "keys" | "sha256" | "headers" => hide(value, reading),
                     "api_keys" | "tokens" => hide_key_texts(value, reading),
                     _ => hide_secrets(value, reading),
                 }

@@ -16,7 +16,7 @@ mod verdict;
 mod violation;
 
 pub use annotations::Annotations;
-pub use answer::Answer;
+pub use answer::{Answer, result_of};
 pub use call::{Call, Kind};
 pub use events::{ChangedLists, EventScan};
 pub use headers::{
@@ -27,5 +27,6 @@ pub use lists::{BrokenList, Listed, Shows, filter_list};
 pub use method::{Class, RoutingKey, well_known};
 pub use revision::{Era, Revision};
 pub use session::{error_code, list_changed, listening_over, log_level, params_of};
+pub use sse::data_of_events;
 pub use verdict::{Lists, MessageScan, Verdict};
 pub use violation::{HEADER_MISMATCH, Violation};

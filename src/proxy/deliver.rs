@@ -265,7 +265,7 @@ impl Gateway {
         else {
             return Err(Reason::Internal);
         };
-        self.metrics.sessions.opened.inc();
+        self.lasting.metrics.sessions.opened.inc();
         let binding = Binding { route: &route.digest, caller: caller.digest() };
         let opening = mcp::params_of(&forward.body).unwrap_or_default();
         let now = SystemTime::now();

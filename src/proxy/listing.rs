@@ -187,7 +187,7 @@ impl Gateway {
     /// A server said that some of its lists have changed.
     pub(super) fn heard_of_changes(&self, forward: &Forward, watch: &mut BodyWatch) {
         for listed in watch.take_changed().iter() {
-            self.metrics.list_changed(forward.pool.name(), listed.as_str());
+            self.lasting.metrics.list_changed(forward.pool.name(), listed.as_str());
         }
     }
 }
@@ -242,10 +242,9 @@ mod tests {
             "k".repeat(43),
         );
         let settings = config::parse(&yaml, "test.yaml", &|_| None).expect("settings");
-        let (metrics, fleet) = (Arc::new(Metrics::new(10, 10)), Arc::new(Fleet::new()));
-        let sessions = Arc::new(Table::new(seconds(SystemTime::now())));
-        let snapshot = Snapshot::new(&settings, &fleet, sessions, &metrics).expect("a snapshot");
-        let shared = Shared::new(snapshot, fleet, metrics, None, 4, 1, Lifecycle::new());
+        let lasting = Lasting::new(&Arc::new(Metrics::new(10, 10))).expect("what lasts");
+        let snapshot = Snapshot::new(&settings, &lasting).expect("a snapshot");
+        let shared = Shared::new(snapshot, lasting, None, 4, 1, Lifecycle::new());
         Gateway::new(Arc::new(shared), 0)
     }
 
@@ -441,7 +440,7 @@ mod tests {
                     ];
                     lines.iter().map(|line| [line, end].concat()).collect::<String>()
                 };
-                for size in [5, 1000] {
+                for size in [17, 1000] {
                     let parts = chunked("text/event-stream", &stream(LIST), size);
                     let got = ask_discreetly(exchange, &parts).await;
                     assert_eq!(got.body, stream(SHOWN), "{exchange:?} {end:?} {size}");

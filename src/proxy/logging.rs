@@ -17,7 +17,7 @@ impl Gateway {
         // No outcome means that the client was gone before there was one.
         let outcome = record.outcome.unwrap_or(Outcome::Cancelled);
         if let Some(reason) = record.reason {
-            self.metrics.refused(reason);
+            self.lasting.metrics.refused(reason);
         }
         if let (Some(route), Some(labels)) = (&record.route, record.labels()) {
             route.metrics.in_flight.dec();
@@ -26,15 +26,15 @@ impl Gateway {
             route.metrics.overhead.observe(overhead.as_secs_f64());
             let confirmed = outcome == Outcome::Ok
                 && (!record.has_claimed_name() || record.verdict.is_success());
-            self.metrics.count(labels, outcome, duration.as_secs_f64(), confirmed);
+            self.lasting.metrics.count(labels, outcome, duration.as_secs_f64(), confirmed);
             if let Some(reason) = record.reason {
-                self.metrics.count_detail(labels, CallDetail::Refused(reason));
+                self.lasting.metrics.count_detail(labels, CallDetail::Refused(reason));
             }
             if let Verdict::Error(code) = record.verdict {
-                self.metrics.count_detail(labels, CallDetail::rpc_error(code));
+                self.lasting.metrics.count_detail(labels, CallDetail::rpc_error(code));
             }
             if record.is_repeat {
-                self.metrics.count_detail(labels, CallDetail::Repeated);
+                self.lasting.metrics.count_detail(labels, CallDetail::Repeated);
             }
         }
         let Some(log) = &self.request_log else { return };

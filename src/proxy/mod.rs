@@ -29,11 +29,13 @@ mod response_body_filter;
 mod response_filter;
 mod stream;
 mod strict;
+mod tls;
 mod upstream_peer;
 mod upstream_request_filter;
 
 pub use edge::Edge;
 pub use proxy_protocol::ProxyProtocol;
+pub use tls::{tls_fault, tls_settings};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -47,7 +49,7 @@ use pingora::{Error, ErrorType};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
 use crate::lifecycle::Lifecycle;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Lasting, Snapshot};
 use crate::telemetry::{Metrics, Reason, Repeats, RequestLog};
 use crate::upstream::{Fleet, now_ms};
 use context::Context;
@@ -59,10 +61,9 @@ use refusal::Refusal;
 /// What all listeners share.
 pub struct Shared {
     snapshot: ArcSwap<Snapshot>,
-    fleet: Arc<Fleet>,
+    lasting: Lasting,
     moves: Moves,
     reaper: Reaper,
-    metrics: Arc<Metrics>,
     repeats: Repeats,
     request_log: Option<RequestLog>,
     connections: Connections,
@@ -80,20 +81,19 @@ impl Shared {
     /// Everything that outlives a request.
     pub fn new(
         snapshot: Snapshot,
-        fleet: Arc<Fleet>,
-        metrics: Arc<Metrics>,
+        lasting: Lasting,
         request_log: Option<RequestLog>,
         upstream_idle_connections: usize,
         workers: usize,
         lifecycle: Arc<Lifecycle>,
     ) -> Self {
-        fleet.install(&snapshot.pools, now_ms());
+        lasting.fleet.install(&snapshot.pools, now_ms());
+        snapshot.identity.install();
         Self {
             snapshot: ArcSwap::from_pointee(snapshot),
-            fleet,
+            lasting,
             moves: Moves::default(),
             reaper: Reaper::default(),
-            metrics,
             repeats: Repeats::new(fastrand::u64(..)),
             request_log,
             connections: Connections::new(upstream_idle_connections, workers),
@@ -109,18 +109,24 @@ impl Shared {
 
     /// Lets a new configuration take effect: requests that have begun keep the one they began with.
     pub fn install(&self, snapshot: Snapshot) {
-        self.fleet.install(&snapshot.pools, now_ms());
+        self.lasting.fleet.install(&snapshot.pools, now_ms());
+        snapshot.identity.install();
         self.snapshot.store(Arc::new(snapshot));
+    }
+
+    /// What outlives every configuration.
+    pub fn lasting(&self) -> &Lasting {
+        &self.lasting
     }
 
     /// Every server and its endpoints.
     pub fn fleet(&self) -> &Arc<Fleet> {
-        &self.fleet
+        &self.lasting.fleet
     }
 
     /// The metrics of the process.
     pub fn metrics(&self) -> &Arc<Metrics> {
-        &self.metrics
+        &self.lasting.metrics
     }
 
     /// Where the process stands between its start and its end.
@@ -128,9 +134,11 @@ impl Shared {
         &self.lifecycle
     }
 
-    /// Closes connections to servers that nobody has used for a while.
+    /// Closes connections to servers that nobody has used for a while, and forgets what limits have
+    /// counted where it is over.
     pub fn sweep(&self) {
         self.connections.sweep();
+        self.lasting.limits.sweep();
     }
 
     /// Waits until the request log has left the process.

@@ -77,7 +77,7 @@ impl Gateway {
         loss: Loss,
     ) -> Result<(), Reason> {
         // A configuration that came meanwhile may know more endpoints.
-        if let Some(pool) = self.fleet.pool(forward.pool.name()) {
+        if let Some(pool) = self.lasting.fleet.pool(forward.pool.name()) {
             forward.pool = pool;
         }
         let exchange = forward.shape.exchange;
@@ -175,7 +175,7 @@ impl Gateway {
         let place = self.open_elsewhere(ctx, held, loss, &opener).await?;
         let now = seconds(SystemTime::now());
         sessions.moved(held.key(), &place, revision, now, rules);
-        self.metrics.sessions.moved(pool.name(), loss.as_str());
+        self.lasting.metrics.sessions.moved(pool.name(), loss.as_str());
         tracing::info!(
             server = pool.name(),
             from = held.endpoint.as_ref().map_or("", |endpoint| endpoint.url()),

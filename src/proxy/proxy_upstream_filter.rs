@@ -73,7 +73,7 @@ impl Gateway {
         if forward.shape.exchange != Exchange::Stream {
             return Ok(None);
         }
-        let permit = StreamPermit::take(self.metrics.streams.clone());
+        let permit = StreamPermit::take(self.lasting.metrics.streams.clone());
         match permit.open <= ctx.snapshot.streams_max as i64 {
             true => Ok(Some(permit)),
             false => Err(Reason::StreamsFull.into()),

@@ -147,7 +147,11 @@ impl Gateway {
                 match connection {
                     Connection::Sound => self.endpoint_failed(&forward.pool, &endpoint, reason),
                     Connection::Stale => {
-                        self.metrics.upstream_failed(forward.pool.name(), endpoint.url(), reason);
+                        self.lasting.metrics.upstream_failed(
+                            forward.pool.name(),
+                            endpoint.url(),
+                            reason,
+                        );
                     }
                 }
                 if forward.shape.repeat == Repeat::Harmless

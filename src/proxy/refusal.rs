@@ -52,6 +52,7 @@ fn row(reason: Reason) -> (u16, i32, &'static str) {
         Reason::RouteUnknown => (404, 404, "no route at this path"),
         Reason::VerbRefused => (405, 405, "method not allowed"),
         Reason::Unauthenticated => (401, 401, "authentication required"),
+        Reason::IdentityUnavailable => (503, 503, "identity cannot be checked now"),
         Reason::NotAcceptable => {
             (406, 406, "Accept must list application/json and text/event-stream")
         }

@@ -1,6 +1,8 @@
 //! Decides what happens to a request. This is the product in one file: read [`Gateway::decide`].
 
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use http::Method;
@@ -14,7 +16,8 @@ use super::plan::{Exchange, Forward, Placement, Plan, Repeat, Shape};
 use super::refusal::{Refusal, TokenSent};
 use super::strict::Ambiguous;
 use super::{body, hosts, strict};
-use crate::identity::{Caller, Unproven};
+use crate::config::Listener;
+use crate::identity::{Caller, Credential, Identity, PeerCertificate, Proof, Shown, Unproven};
 use crate::jsonrpc::peek;
 use crate::mcp::{
     self, Call, Claims, Class, Era, HEADER_MISMATCH, Kind, MCP_METHOD, MCP_NAME,
@@ -38,13 +41,70 @@ impl Gateway {
         if session.req_header().method == Method::OPTIONS {
             return Ok(Plan::Preflight);
         }
-        let caller = authenticate(session, ctx)?;
+        let caller = self.authenticate(session, ctx, &route).await?;
         match session.req_header().method {
             Method::POST => self.decide_message(session, ctx, &route, &caller).await,
             Method::GET => decide_stream(session, ctx, &route, &caller),
             Method::DELETE => decide_session_end(session, ctx, &route, &caller),
             _ => Err(Refusal::verb(METHODS)),
         }
+    }
+
+    /// Who is calling. A token of which nobody knows is asked about, and the request waits for it.
+    async fn authenticate(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        route: &Route,
+    ) -> Result<Arc<Caller>, Refusal> {
+        let snapshot = Arc::clone(&ctx.snapshot);
+        let identity = &snapshot.identity;
+        let credential = self.credential(session, identity, &snapshot.listeners);
+        let proof = identity.authenticate(credential, &route.audience, SystemTime::now());
+        let proven = match proof {
+            Proof::Known(caller) => Ok(caller),
+            Proof::Refused(unproven) => Err(unproven),
+            Proof::Ask(pending) => {
+                let asked = Instant::now();
+                let proven = pending.answer().await;
+                ctx.record.waited += asked.elapsed();
+                proven
+            }
+        };
+        if let Some(header) = identity.certificate_header() {
+            // What it says of the client is the gateway's business, whoever wrote it.
+            session.req_header_mut().remove_header(header);
+        }
+        let caller = proven.map_err(|unproven| match unproven {
+            Unproven::Missing => Refusal::unauthenticated(TokenSent::No),
+            Unproven::Invalid => Refusal::unauthenticated(TokenSent::Yes),
+            Unproven::Unavailable => Reason::IdentityUnavailable.into(),
+        })?;
+        ctx.record.caller = Some(Arc::clone(&caller));
+        Ok(caller)
+    }
+
+    /// What the request shows of its caller. Behind a proxy that is believed to speak of
+    /// certificates, the certificate of the connection is the proxy's, and never the caller's.
+    fn credential<'s>(
+        &self,
+        session: &'s Session,
+        identity: &Identity,
+        listeners: &[Listener],
+    ) -> Credential<'s> {
+        let headers = &session.req_header().headers;
+        let peer = session.client_addr().and_then(|address| address.as_inet());
+        let is_trusted = |peer: IpAddr| {
+            listeners[self.listener].trusted_proxies.iter().any(|net| net.contains(&peer))
+        };
+        let header = identity.certificate_header();
+        let certificate = match header {
+            Some(header) if peer.is_some_and(|peer| is_trusted(peer.ip().to_canonical())) => {
+                strict::certificate(headers, header).map(Shown::ByProxy)
+            }
+            _ => of_connection(session).map(Shown::ByConnection),
+        };
+        Credential { authorization: strict::credential(headers), certificate }
     }
 
     /// POST: one JSON-RPC message.
@@ -109,17 +169,8 @@ fn find_route(session: &Session, ctx: &mut Context) -> Result<Arc<Route>, Refusa
     Ok(route)
 }
 
-fn authenticate(session: &Session, ctx: &mut Context) -> Result<Arc<Caller>, Refusal> {
-    let credential = strict::credential(&session.req_header().headers);
-    let proven = ctx.snapshot.identity.authenticate(credential);
-    let caller = Arc::clone(proven.map_err(|unproven| {
-        Refusal::unauthenticated(match unproven {
-            Unproven::Missing => TokenSent::No,
-            Unproven::Invalid => TokenSent::Yes,
-        })
-    })?);
-    ctx.record.caller = Some(Arc::clone(&caller));
-    Ok(caller)
+fn of_connection(session: &Session) -> Option<&PeerCertificate> {
+    session.digest()?.ssl_digest.as_deref()?.extension.get()
 }
 
 fn check_media(session: &Session) -> Result<(), Refusal> {

@@ -138,7 +138,7 @@ impl Gateway {
         changes: &mut u32,
     ) -> Heeded {
         // A reload made another pool of the same server.
-        if let Some(pool) = self.fleet.pool(forward.pool.name()) {
+        if let Some(pool) = self.lasting.fleet.pool(forward.pool.name()) {
             forward.pool = pool;
         }
         if self.lifecycle.is_draining() {

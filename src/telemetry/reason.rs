@@ -37,6 +37,8 @@ reasons! {
     VerbRefused => "verb_refused",
     /// No proof of identity, or a bad one.
     Unauthenticated => "unauthenticated",
+    /// Who could say what a token is worth does not answer.
+    IdentityUnavailable => "identity_unavailable",
     /// `Accept` leaves no answer to give.
     NotAcceptable => "not_acceptable",
     /// `Content-Type` is not JSON.

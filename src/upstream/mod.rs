@@ -21,6 +21,7 @@ pub use endpoint::{Address, Endpoint, id_of};
 pub use fleet::{Change, Fleet, Found, Registered};
 pub use health::Probing;
 pub use pool::{Ejected, Loss, Member, Members, Pool, SessionHabit, Source};
+pub use probe::{Connectors, Fault as AskFault, Opened, Question};
 pub use resolve::resolve_now;
 pub use standing::{Fault, Standing, State};
 pub use upkeep::Upkeep;

@@ -1,0 +1,391 @@
+//! What may not follow what: after a tool of one label, no tool of another.
+//!
+//! A use is marked when its call is admitted, before it runs, together with the check and under the
+//! lock of its caller's shard. So of two calls at once one is first, and the other sees it. The rule
+//! is one of order: a tool of the second label that was admitted before may go on. A mark counts
+//! while its call runs, and from its end as long as the rule says. A call that provably did not run
+//! takes its own mark back and nobody else's.
+//!
+//! For `within: session` a use is remembered for its session. A caller who changes between calls
+//! with and without a session must not escape: a call without one also sees what its caller did in
+//! sessions, and a call in a session also sees what its caller did without one, both for the time of
+//! `otherwise`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::marks::{Held, Key, Scope, State};
+use super::names::{Names, Origin};
+use crate::config::{self, BySession, Mode, NamePattern};
+use crate::sessions::SessionKey;
+use crate::upstream::now_ms;
+
+/// The combination rules of one configuration.
+pub struct Combinations {
+    list: Vec<Combination>,
+    tools: HashMap<Box<str>, Names<Labels>>,
+}
+
+struct Combination {
+    name: Arc<str>,
+    id: u64,
+    mode: Mode,
+    after: Vec<NamePattern>,
+    deny: Vec<NamePattern>,
+    by_session: BySession,
+    window_ms: u64,
+    session_ms: u64,
+}
+
+/// What a tool is to the combinations: the indices of those that remember it, and that refuse it.
+#[derive(Debug, Default)]
+struct Labels {
+    after: Box<[usize]>,
+    deny: Box<[usize]>,
+}
+
+/// Who calls which tool, as combinations see it.
+#[derive(Debug, Clone, Copy)]
+pub struct Use<'a> {
+    /// The name of the server.
+    pub server: &'a str,
+    /// The tool's own name.
+    pub tool: &'a str,
+    /// Whether the server declared the tool.
+    pub origin: Origin,
+    /// Who calls: [`Caller::digest`](crate::identity::Caller::digest).
+    pub caller: &'a [u8; 16],
+    /// The session that the call is made in.
+    pub session: Option<SessionKey>,
+}
+
+/// Why a call may not follow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refused {
+    /// The caller did what this rule names, and may not do this after it.
+    Combination(Arc<str>),
+    /// There is no room to remember the use that this rule asks for, so it must not happen.
+    Full(Arc<str>),
+}
+
+/// The marks of one admitted call. They count as running until they are dropped, or taken back.
+#[derive(Debug, Default)]
+pub struct Marks {
+    state: Option<Arc<State>>,
+    held: Vec<Held>,
+    /// The rule in shadow that would have refused the call.
+    pub shadow: Option<Arc<str>>,
+}
+
+impl Marks {
+    /// For a call that provably did not run.
+    pub fn take_back(mut self) {
+        if let Some(state) = self.state.take() {
+            state.take_back(&self.held);
+        }
+    }
+}
+
+impl Drop for Marks {
+    /// From its end on the use counts for as long as its rule says.
+    fn drop(&mut self) {
+        if let Some(state) = self.state.take() {
+            state.end(&self.held, now_ms());
+        }
+    }
+}
+
+impl Combinations {
+    /// The combination rules for these servers; sessions live no longer than this.
+    pub fn new<'s>(
+        policy: &config::Policy,
+        servers: impl IntoIterator<Item = &'s str>,
+        session_lifetime: Duration,
+    ) -> Self {
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let patterns = |label: usize| {
+            policy.labels.get(label).map(|label| label.tools.clone()).unwrap_or_default()
+        };
+        let list = policy.combinations.iter().map(|combination| Combination {
+            name: combination.name.as_str().into(),
+            id: Key::id(&combination.name),
+            mode: combination.mode,
+            after: patterns(combination.after),
+            deny: patterns(combination.deny),
+            by_session: combination.by_session,
+            window_ms: millis(combination.window),
+            session_ms: millis(session_lifetime),
+        });
+        let tools = servers.into_iter().map(|server| (server.into(), Names::default()));
+        Self { list: list.collect(), tools: tools.collect() }
+    }
+
+    /// Checks a use and marks it, both at once. A tool that no combination names costs a look-up.
+    ///
+    /// # Errors
+    /// Who did something before that this may not follow, and whose use cannot be remembered.
+    pub fn admit(&self, state: &Arc<State>, used: Use<'_>, now_ms: u64) -> Result<Marks, Refused> {
+        if self.list.is_empty() {
+            return Ok(Marks::default());
+        }
+        let found = || self.labels(used.server, used.tool);
+        let look = |labels: &Labels| {
+            if labels.after.is_empty() && labels.deny.is_empty() {
+                return Ok(Marks::default());
+            }
+            self.check_and_mark(labels, state, used, now_ms)
+        };
+        match self.tools.get(used.server) {
+            Some(tools) => tools.with((0, used.tool), used.origin, found, look),
+            None => look(&found()),
+        }
+    }
+
+    fn labels(&self, server: &str, tool: &str) -> Labels {
+        let of = |patterns: fn(&Combination) -> &[NamePattern]| {
+            let named = |combination: &Combination| {
+                patterns(combination).iter().any(|pattern| pattern.matches(server, tool))
+            };
+            let all = self.list.iter().enumerate();
+            all.filter(|(_, combination)| named(combination)).map(|(index, _)| index).collect()
+        };
+        Labels { after: of(|one| &one.after), deny: of(|one| &one.deny) }
+    }
+
+    fn check_and_mark(
+        &self,
+        labels: &Labels,
+        state: &Arc<State>,
+        used: Use<'_>,
+        now_ms: u64,
+    ) -> Result<Marks, Refused> {
+        let mut shard = state.lock(used.caller);
+        let mut shadow = None;
+        for combination in labels.deny.iter().map(|index| &self.list[*index]) {
+            let marked = |scope| shard.is_marked(&combination.key(scope, used), now_ms);
+            if !combination.seen(used).into_iter().flatten().any(marked) {
+                continue;
+            }
+            match combination.mode {
+                Mode::Enforce => return Err(Refused::Combination(Arc::clone(&combination.name))),
+                Mode::Shadow => {
+                    shadow.get_or_insert_with(|| Arc::clone(&combination.name));
+                }
+            }
+        }
+        let mut held = Vec::new();
+        for combination in labels.after.iter().map(|index| &self.list[*index]) {
+            for (scope, keep_ms) in combination.left(used).into_iter().flatten() {
+                match shard.mark(combination.key(scope, used), keep_ms, now_ms) {
+                    Some(mark) => held.push(mark),
+                    // What is not in force must not refuse either.
+                    None if combination.mode == Mode::Shadow => {}
+                    None => {
+                        shard.take_back(&held);
+                        return Err(Refused::Full(Arc::clone(&combination.name)));
+                    }
+                }
+            }
+        }
+        drop(shard);
+        let state = (!held.is_empty()).then(|| Arc::clone(state));
+        Ok(Marks { state, held, shadow })
+    }
+}
+
+impl Combination {
+    fn key(&self, scope: Scope, used: Use<'_>) -> Key {
+        Key { caller: *used.caller, combination: self.id, scope }
+    }
+
+    /// The marks that a use runs into.
+    fn seen(&self, used: Use<'_>) -> [Option<Scope>; 2] {
+        match (self.by_session, used.session) {
+            (BySession::Yes, Some(session)) => {
+                [Some(Scope::Session(session)), Some(Scope::Sessionless)]
+            }
+            _ => [Some(Scope::Caller), None],
+        }
+    }
+
+    /// The marks that a use leaves, and how long each counts.
+    fn left(&self, used: Use<'_>) -> [Option<(Scope, u64)>; 2] {
+        let caller = Some((Scope::Caller, self.window_ms));
+        match (self.by_session, used.session) {
+            (BySession::Yes, Some(session)) => {
+                [Some((Scope::Session(session), self.session_ms)), caller]
+            }
+            (BySession::Yes, None) => [Some((Scope::Sessionless, self.window_ms)), caller],
+            (BySession::No, _) => [caller, None],
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Combinations, Marks, Refused, State, Use};
+    use crate::config;
+    use crate::policy::{MARKS_PER_CALLER_MAX, Origin};
+    use crate::sessions::SessionKey;
+    use crate::upstream::now_ms;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    const LABELS: &str = "  labels: { secret: ['files/get_secret'], egress: ['mail/*', put] }\n";
+
+    fn combinations(list: &str) -> Combinations {
+        let text = format!(
+            "listen: 127.0.0.1:8080
+servers: {{ files: {{ endpoints: [http://a/] }}, mail: {{ endpoints: [http://b/] }} }}
+routes: [{{ path: /, server: files }}]
+policy:
+{LABELS}  combinations: [{list}]\n"
+        );
+        let settings =
+            config::parse(&text, "t", &|_| None).unwrap_or_else(|problems| panic!("{problems}"));
+        let servers = settings.servers.iter().map(|server| server.name.as_str());
+        Combinations::new(&settings.policy, servers, Duration::from_secs(3600))
+    }
+
+    const IN_SESSION: &str = "{ name: s, after: secret, deny: egress, within: session }";
+    const IN_TIME: &str = "{ name: w, after: secret, deny: egress, within: 10m }";
+    const SECRET: (&str, &str) = ("files", "get_secret");
+    const EGRESS: (&str, &str) = ("mail", "send");
+    const MINUTE: u64 = 60_000;
+
+    struct Fixture {
+        rules: Combinations,
+        state: Arc<State>,
+        now_ms: u64,
+    }
+
+    impl Fixture {
+        fn new(list: &str) -> Self {
+            Self { rules: combinations(list), state: Arc::default(), now_ms: now_ms() }
+        }
+
+        fn admit(
+            &self,
+            (server, tool): (&str, &str),
+            caller: u8,
+            session: Option<u16>,
+        ) -> Result<Marks, Refused> {
+            let session = session.map(|session| {
+                let mut key = SessionKey(Default::default());
+                key.0[..2].copy_from_slice(&session.to_be_bytes());
+                key
+            });
+            let caller = &[caller; 16];
+            let used = Use { server, tool, origin: Origin::Claimed, caller, session };
+            self.rules.admit(&self.state, used, self.now_ms)
+        }
+
+        fn passes(&self, tool: (&str, &str), caller: u8, session: Option<u16>) -> bool {
+            self.admit(tool, caller, session).is_ok()
+        }
+    }
+
+    #[test]
+    fn a_session_remembers_and_another_does_not() {
+        let fixture = Fixture::new(IN_SESSION);
+        assert!(fixture.passes(EGRESS, 1, Some(1)));
+        assert!(fixture.passes(SECRET, 1, Some(1)));
+        let refused = fixture.admit(EGRESS, 1, Some(1)).map(drop);
+        assert_eq!(refused, Err(Refused::Combination("s".into())));
+        assert!(!fixture.passes(("files", "put"), 1, Some(1)), "a name on any server");
+        assert!(fixture.passes(("files", "read"), 1, Some(1)));
+        assert!(fixture.passes(SECRET, 1, Some(1)));
+        assert!(fixture.passes(EGRESS, 1, Some(2)), "another session");
+        assert!(fixture.passes(EGRESS, 2, Some(1)), "another caller");
+    }
+
+    #[test]
+    fn nobody_escapes_by_changing_between_eras() {
+        let mut fixture = Fixture::new(IN_SESSION);
+        assert!(fixture.passes(SECRET, 1, Some(1)));
+        assert!(!fixture.passes(EGRESS, 1, None), "without the session, within the time");
+        assert!(fixture.passes(SECRET, 2, None));
+        assert!(!fixture.passes(EGRESS, 2, None));
+        assert!(!fixture.passes(EGRESS, 2, Some(5)), "into a session, within the time");
+        fixture.now_ms += 11 * MINUTE;
+        assert!(fixture.passes(EGRESS, 1, None) && fixture.passes(EGRESS, 2, Some(5)));
+        assert!(!fixture.passes(EGRESS, 1, Some(1)), "a session remembers longer");
+    }
+
+    #[test]
+    fn time_passes_from_the_end_of_the_call() {
+        let mut fixture = Fixture::new(IN_TIME);
+        let running = fixture.admit(SECRET, 1, Some(1)).unwrap();
+        assert!(!fixture.passes(EGRESS, 1, Some(2)), "it runs");
+        fixture.now_ms += 100 * MINUTE;
+        assert!(!fixture.passes(EGRESS, 1, None), "it still runs");
+        drop(running);
+        fixture.now_ms = now_ms() + 9 * MINUTE;
+        assert!(!fixture.passes(EGRESS, 1, None));
+        fixture.now_ms += 2 * MINUTE;
+        assert!(fixture.passes(EGRESS, 1, None));
+        fixture.state.sweep(fixture.now_ms);
+        assert!(fixture.state.is_empty());
+    }
+
+    #[test]
+    fn a_call_that_did_not_run_takes_only_its_own_mark_back() {
+        let mut fixture = Fixture::new(IN_TIME);
+        fixture.admit(SECRET, 1, None).unwrap().take_back();
+        assert!(fixture.passes(EGRESS, 1, None) && fixture.state.is_empty());
+        let (one, other) = (fixture.admit(SECRET, 1, None), fixture.admit(SECRET, 1, None));
+        one.unwrap().take_back();
+        assert!(!fixture.passes(EGRESS, 1, None), "the other one runs");
+        drop(other);
+        fixture.admit(SECRET, 1, None).unwrap().take_back();
+        assert!(!fixture.passes(EGRESS, 1, None), "the other one ran");
+        // A mark that comes after the first one was swept is not the first one.
+        let early = fixture.admit(SECRET, 2, None).unwrap();
+        fixture.state.session_ended(&[2; 16], SessionKey(Default::default()));
+        early.take_back();
+        fixture.now_ms += MINUTE;
+        assert!(fixture.passes(SECRET, 2, None) && !fixture.passes(EGRESS, 2, None));
+    }
+
+    #[test]
+    fn of_two_calls_at_once_one_is_first() {
+        let fixture = Fixture::new(
+            "{ name: a, after: secret, deny: egress, within: 10m }, { name: b, after: egress, deny: secret, within: 10m }",
+        );
+        for caller in 0..50 {
+            let admit = |tool| fixture.admit(tool, caller, None);
+            let (one, other) = std::thread::scope(|scope| {
+                let one = scope.spawn(|| admit(SECRET));
+                let other = scope.spawn(|| admit(EGRESS));
+                (one.join().unwrap(), other.join().unwrap())
+            });
+            assert!(one.is_ok() != other.is_ok(), "exactly one of them passes");
+        }
+    }
+
+    #[test]
+    fn what_is_in_shadow_only_tells() {
+        let fixture =
+            Fixture::new("{ name: s, mode: shadow, after: secret, deny: egress, within: session }");
+        assert!(fixture.passes(SECRET, 1, Some(1)));
+        let marks = fixture.admit(EGRESS, 1, Some(1)).unwrap();
+        assert_eq!(marks.shadow.as_deref(), Some("s"));
+    }
+
+    #[test]
+    fn without_room_to_remember_nothing_may_happen() {
+        let mut fixture = Fixture::new(IN_SESSION);
+        let mut last = None;
+        for session in 0..=u16::try_from(MARKS_PER_CALLER_MAX).unwrap() {
+            last = Some(fixture.admit(SECRET, 1, Some(session)).map(drop));
+        }
+        assert_eq!(last, Some(Err(Refused::Full("s".into()))));
+        assert!(fixture.passes(SECRET, 2, None), "another caller has room");
+        fixture.state.session_ended(&[1; 16], SessionKey(Default::default()));
+        assert!(fixture.passes(SECRET, 1, Some(60_000)), "a session that ended left room");
+        fixture.now_ms += 2 * 60 * MINUTE;
+        assert!(fixture.passes(SECRET, 1, Some(60_001)), "what no longer counts is swept");
+        assert!(fixture.state.len() < 10);
+    }
+}
