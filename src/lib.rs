@@ -57,7 +57,8 @@
 //!   deliver                 passes the answer on, part by part
 //!     stream                  a stream follows its session, tells of changes, ends cleanly
 //!     response_filter         the head as the client sees it, with the session id sealed
-//!     response_body_filter    parts pass untouched; whether the answer is an error is noted
+//!     listing                 lists less what the caller may not see, in JSON and in streams
+//!     response_body_filter    what the answer says is read from its parts as they pass
 //! logging                 on every exit: metrics, and one line
 //! ```
 //!

@@ -10,6 +10,7 @@ mod lists;
 mod method;
 mod revision;
 mod session;
+mod skim;
 mod sse;
 mod verdict;
 mod violation;

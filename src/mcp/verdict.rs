@@ -1,6 +1,7 @@
 //! What an answer says of its call, read from its bytes as they pass: no tree, no copy, no allocation.
 
 use super::lists::Listed;
+use super::skim::{Cut, Token, bracket_or_quote, pass_text, text_end};
 
 /// What an answer says of the call it answers, the better one first: where a stream has several,
 /// the worst counts.
@@ -97,6 +98,15 @@ enum Place {
     Broken,
 }
 
+impl From<Cut> for Place {
+    fn from(cut: Cut) -> Self {
+        match cut {
+            Cut::InText => Self::SkipText,
+            Cut::AfterBackslash => Self::SkipEscape,
+        }
+    }
+}
+
 /// What a string that is read is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Text {
@@ -145,42 +155,6 @@ impl Key {
             (Level::Error, b"code") => Self::Code,
             _ => Self::Other,
         }
-    }
-}
-
-/// The start of a string or literal; the longest that means something has room.
-#[derive(Clone, Debug)]
-struct Token {
-    bytes: [u8; 40],
-    /// How long it is; what is longer than the room is none of the names that are known.
-    length: u8,
-}
-
-impl Default for Token {
-    fn default() -> Self {
-        Self { bytes: [0; 40], length: 0 }
-    }
-}
-
-impl Token {
-    fn begin(&mut self) {
-        self.length = 0;
-    }
-
-    fn add(&mut self, more: &[u8]) {
-        let from = usize::from(self.length);
-        match self.bytes.get_mut(from..from + more.len()) {
-            Some(room) => {
-                room.copy_from_slice(more);
-                self.length += more.len() as u8;
-            }
-            // Too long for any name: it stays so, whatever is added.
-            None => self.length = u8::MAX,
-        }
-    }
-
-    fn as_bytes(&self) -> &[u8] {
-        self.bytes.get(..usize::from(self.length)).unwrap_or_default()
     }
 }
 
@@ -441,10 +415,10 @@ impl MessageScan {
             self.token.add(rest);
             return &[];
         };
-        let text = match self.token.length {
+        let text = match self.token.is_empty() {
             // It is here as a whole.
-            0 => &rest[..end],
-            _ => {
+            true => &rest[..end],
+            false => {
                 self.token.add(&rest[..end]);
                 self.token.as_bytes()
             }
@@ -476,8 +450,8 @@ impl MessageScan {
             match byte {
                 b'"' => match pass_text(rest, at) {
                     Ok(after) => at = after,
-                    Err(place) => {
-                        self.place = place;
+                    Err(cut) => {
+                        self.place = cut.into();
                         break;
                     }
                 },
@@ -503,81 +477,12 @@ impl MessageScan {
                 self.place = if self.depth == 0 { Place::Comma } else { Place::Skip };
                 &rest[after..]
             }
-            Err(place) => {
-                self.place = place;
+            Err(cut) => {
+                self.place = cut.into();
                 &[]
             }
         }
     }
-}
-
-/// Where the string that goes on at `at` is over, or where in it the part ends.
-#[inline(always)]
-fn pass_text(rest: &[u8], mut at: usize) -> Result<usize, Place> {
-    while let Some(end) = text_end(&rest[at..]) {
-        at += end + 1;
-        if rest[at - 1] == b'"' {
-            return Ok(at);
-        }
-        if at == rest.len() {
-            return Err(Place::SkipEscape);
-        }
-        at += 1;
-    }
-    Err(Place::SkipText)
-}
-
-const ONES: u64 = u64::MAX / 255;
-const HIGH: u64 = ONES << 7;
-
-/// Marks the bytes of a word that are zero by their highest bits; the lowest mark is always true.
-#[inline(always)]
-fn zeros(word: u64) -> u64 {
-    word.wrapping_sub(ONES) & !word & HIGH
-}
-
-#[inline(always)]
-fn word(bytes: &[u8], at: usize) -> Option<u64> {
-    Some(u64::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
-}
-
-/// Where the first quote or backslash is. Most strings are short: memchr is asked about those that
-/// are not.
-#[inline(always)]
-fn text_end(text: &[u8]) -> Option<usize> {
-    const SHORT: usize = 64;
-    let mut at = 0;
-    while at < SHORT {
-        let Some(word) = word(text, at) else {
-            let is_end = |byte: &u8| matches!(byte, b'"' | b'\\');
-            return text[at..].iter().position(is_end).map(|found| at + found);
-        };
-        let hits = zeros(word ^ (ONES * b'"' as u64)) | zeros(word ^ (ONES * b'\\' as u64));
-        if hits != 0 {
-            return Some(at + hits.trailing_zeros() as usize / 8);
-        }
-        at += 8;
-    }
-    memchr::memchr2(b'"', b'\\', &text[at..]).map(|found| at + found)
-}
-
-/// Where the first bracket or quote is, from `at` on; the end if there is none. Four other bytes are
-/// hits too (`Y`, `_`, `y` and DEL), which do not stand between JSON's values.
-#[inline(always)]
-fn bracket_or_quote(bytes: &[u8], mut at: usize) -> usize {
-    // All of `[`, `]`, `{` and `}` become 0x7f when the three bits in which they differ are set.
-    const DIFFER: u64 = ONES * 0x26;
-    const ALL: u64 = ONES * 0x7f;
-    while let Some(word) = word(bytes, at) {
-        let hits = zeros(word ^ (ONES * b'"' as u64)) | zeros((word | DIFFER) ^ ALL);
-        if hits != 0 {
-            return at + hits.trailing_zeros() as usize / 8;
-        }
-        at += 8;
-    }
-    let is_hit = |byte: &u8| matches!(byte, b'"' | b'[' | b']' | b'{' | b'}');
-    let found = bytes.get(at..).and_then(|tail| tail.iter().position(is_hit));
-    found.map_or(bytes.len(), |found| at + found)
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use super::refusal::Refusal;
 use super::response_body_filter::BodyWatch;
 use super::response_filter::{UpstreamHead, response_filter};
 use crate::jsonrpc::{ErrorBody, ReplyTo};
-use crate::mcp::{self, Answer, Era, Revision};
+use crate::mcp::{self, Answer, Era, ListFault, Revision};
 use crate::sessions::{Binding, NewSession, Opening, Place, Subscription, seconds};
 use crate::telemetry::{Outcome, Reason};
 use crate::upstream::SessionHabit;
@@ -37,6 +37,15 @@ pub(super) struct Body {
     is_stream: IsStream,
     pub(super) watch: BodyWatch,
     pub(super) filter: EventFilter,
+}
+
+/// What came of giving the client a part.
+pub(super) enum Handed {
+    /// More may follow.
+    On,
+    ClientGone,
+    /// A list that cannot be filtered stands where the part ends.
+    Faulty(ListFault),
 }
 
 impl Gateway {
@@ -142,23 +151,12 @@ impl Gateway {
                     }
                 }
             };
-            let (part, fault) = filter.pass(part);
-            if !part.is_empty() {
-                watch.saw(&part);
-                self.heard_of_changes(forward, &mut watch);
-                note_use(ctx, forward, &part);
-                ctx.record.bytes_out += part.len() as u64;
-                let began = Instant::now();
-                let written = session.write_response_body(part, false).await;
-                ctx.record.waited += began.elapsed();
-                if let Err(error) = written {
-                    tracing::debug!(%error, "client left during its answer");
-                    ctx.record.verdict = watch.verdict();
-                    return self.client_left(ctx, forward, exchange).await;
+            match self.hand_on(session, ctx, forward, &mut watch, &mut filter, part).await {
+                Handed::On => {}
+                Handed::ClientGone => return self.client_left(ctx, forward, exchange).await,
+                Handed::Faulty(fault) => {
+                    return self.end_listing(session, ctx, forward, fault).await;
                 }
-            }
-            if let Some(fault) = fault {
-                return self.end_listing(session, ctx, forward, fault).await;
             }
         }
         let expects = match forward.shape.exchange {
@@ -173,6 +171,34 @@ impl Gateway {
             Ok(()) => End::Complete,
             Err(_) => End::Cut,
         }
+    }
+
+    /// Gives the client a part of the body, or what of it may pass.
+    pub(super) async fn hand_on(
+        &self,
+        session: &mut ServerSession,
+        ctx: &mut Context,
+        forward: &Forward,
+        watch: &mut BodyWatch,
+        filter: &mut EventFilter,
+        part: Bytes,
+    ) -> Handed {
+        let (part, fault) = filter.pass(part);
+        if !part.is_empty() {
+            watch.saw(&part);
+            self.heard_of_changes(forward, watch);
+            note_use(ctx, forward, &part);
+            ctx.record.bytes_out += part.len() as u64;
+            let began = Instant::now();
+            let written = session.write_response_body(part, false).await;
+            ctx.record.waited += began.elapsed();
+            if let Err(error) = written {
+                tracing::debug!(%error, "client left during its answer");
+                ctx.record.verdict = watch.verdict();
+                return Handed::ClientGone;
+            }
+        }
+        fault.map_or(Handed::On, Handed::Faulty)
     }
 
     /// Gives a connection back as soon as its answer has arrived: the client may ask again the

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::Gateway;
 use super::context::Context;
-use super::deliver::{Body, note_use};
+use super::deliver::{Body, Handed, note_use};
 use super::plan::Forward;
 use super::pump::{Begun, End, Interrupted, while_client_waits};
 use crate::config::OnEndpointLoss;
@@ -65,16 +65,12 @@ impl Gateway {
         let mut silent = Duration::ZERO;
         loop {
             if let Some(part) = part.take() {
-                let (part, fault) = filter.pass(part);
-                watch.saw(&part);
-                self.heard_of_changes(forward, &mut watch);
-                note_use(ctx, forward, &part);
-                ctx.record.bytes_out += part.len() as u64;
-                if !part.is_empty() && session.write_response_body(part, false).await.is_err() {
-                    return self.client_left(ctx, forward, exchange).await;
-                }
-                if let Some(fault) = fault {
-                    return self.end_listing(session, ctx, forward, fault).await;
+                match self.hand_on(session, ctx, forward, &mut watch, &mut filter, part).await {
+                    Handed::On => {}
+                    Handed::ClientGone => return self.client_left(ctx, forward, exchange).await,
+                    Handed::Faulty(fault) => {
+                        return self.end_listing(session, ctx, forward, fault).await;
+                    }
                 }
             }
             if must_look && watch.is_between_events() {

@@ -32,6 +32,7 @@ pub(super) struct CallMetrics {
     refusals: IntCounterVec,
     rpc_errors: IntCounterVec,
     repeats: IntCounterVec,
+    list_changes: IntCounterVec,
     /// How many counters there are under names.
     counters: AtomicUsize,
 }
@@ -89,6 +90,12 @@ impl CallMetrics {
                 "Calls that the same caller made with the same arguments within 5 minutes before.",
                 &["server", "caller", "tool"],
             ),
+            list_changes: counters(
+                registry,
+                "toolgate_list_changes_total",
+                "How often a stream of a server said that one of its lists has changed.",
+                &["server", "list"],
+            ),
             counters: AtomicUsize::new(0),
         }
     }
@@ -100,6 +107,10 @@ impl CallMetrics {
             Some(counter) => counter.inc(),
             None => pinned.get_or_insert_with(detail, || self.counter(labels, detail)).inc(),
         }
+    }
+
+    pub(super) fn list_changed(&self, server: &str, list: &str) {
+        self.list_changes.with_label_values(&[server, list]).inc();
     }
 
     #[cold]

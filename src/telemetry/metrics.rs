@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use parking_lot::Mutex;
 use prometheus::{
@@ -12,9 +12,11 @@ use prometheus::{
 };
 
 use super::calls::{CallDetail, CallMetrics, Details};
+use super::configuration::Configuration;
+use super::routes::RouteFamilies;
 use super::{
     AuditMetrics, CatalogMetrics, EndpointMetrics, IdentityMetrics, LimitMetrics, Reason,
-    SessionMetrics,
+    RouteMetrics, SessionMetrics,
 };
 use crate::mcp::well_known;
 
@@ -27,10 +29,6 @@ pub(super) const SERIES_MAX: usize = 10_000;
 /// Bounds of durations in seconds, those of the OpenTelemetry MCP conventions with finer low ones.
 const DURATION_BUCKETS: &[f64] =
     &[0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0];
-/// Bounds of the gateway's own time in seconds.
-const OVERHEAD_BUCKETS: &[f64] =
-    &[0.000_02, 0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1];
-
 /// Who called what, as labels. Borrowed: a known combination is found without an allocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Labels<'a> {
@@ -75,27 +73,12 @@ pub enum Outcome {
     Cancelled,
 }
 
-/// The handles of one route.
-#[derive(Clone, Debug)]
-pub struct RouteMetrics {
-    /// Requests being served.
-    pub in_flight: IntGauge,
-    /// Body bytes from clients.
-    pub bytes_in: IntCounter,
-    /// Body bytes to clients.
-    pub bytes_out: IntCounter,
-    /// Seconds spent in the gateway itself.
-    pub overhead: Histogram,
-}
-
 /// The registry of the process.
 pub struct Metrics {
     registry: Registry,
     requests: IntCounterVec,
     durations: HistogramVec,
-    overheads: HistogramVec,
-    in_flight: IntGaugeVec,
-    bytes: IntCounterVec,
+    routes: RouteFamilies,
     refusals: Vec<IntCounter>,
     upstream_errors: IntCounterVec,
     /// Client connections open now.
@@ -104,7 +87,6 @@ pub struct Metrics {
     pub streams: IntGauge,
     ejections: IntCounterVec,
     calls: CallMetrics,
-    list_changes: IntCounterVec,
     /// Issuers of keys and tokens.
     pub identity: IdentityMetrics,
     /// Legacy sessions.
@@ -124,36 +106,6 @@ pub struct Metrics {
     names: Mutex<Names>,
     callers_max: usize,
     tools_max: usize,
-}
-
-/// Which configuration is in force, and how it came to be.
-struct Configuration {
-    reloads: IntCounterVec,
-    hash: IntGauge,
-    reloaded: IntGauge,
-}
-
-impl Configuration {
-    fn new(registry: &Registry) -> Self {
-        Self {
-            reloads: counters(
-                registry,
-                "toolgate_reloads_total",
-                "Readings of the configuration while running, by outcome.",
-                &["outcome"],
-            ),
-            hash: gauge(
-                registry,
-                "toolgate_config_hash",
-                "The start of the digest of the configuration in force, as a number.",
-            ),
-            reloaded: gauge(
-                registry,
-                "toolgate_config_reloaded_timestamp_seconds",
-                "When the configuration in force took effect.",
-            ),
-        }
-    }
 }
 
 #[derive(Default)]
@@ -214,25 +166,7 @@ impl Metrics {
                 &["route", "method"],
                 DURATION_BUCKETS,
             ),
-            overheads: histograms(
-                &registry,
-                "toolgate_overhead_seconds",
-                "Time spent in the gateway itself, without waiting for client or server.",
-                &["route"],
-                OVERHEAD_BUCKETS,
-            ),
-            in_flight: gauges(
-                &registry,
-                "toolgate_requests_in_flight",
-                "Requests being served now.",
-                &["route"],
-            ),
-            bytes: counters(
-                &registry,
-                "toolgate_body_bytes_total",
-                "Body bytes from clients (in) and to clients (out).",
-                &["route", "direction"],
-            ),
+            routes: RouteFamilies::new(&registry),
             refusals: refusals(&registry),
             upstream_errors: counters(
                 &registry,
@@ -255,12 +189,6 @@ impl Metrics {
                 &["server", "endpoint", "reason"],
             ),
             calls: CallMetrics::new(&registry),
-            list_changes: counters(
-                &registry,
-                "toolgate_list_changes_total",
-                "How often a stream of a server said that one of its lists has changed.",
-                &["server", "list"],
-            ),
             audit: AuditMetrics::new(&registry),
             log_lines_lost: counter(
                 &registry,
@@ -281,12 +209,7 @@ impl Metrics {
 
     /// The handles of a route.
     pub fn route(&self, path: &str) -> RouteMetrics {
-        RouteMetrics {
-            in_flight: self.in_flight.with_label_values(&[path]),
-            bytes_in: self.bytes.with_label_values(&[path, "in"]),
-            bytes_out: self.bytes.with_label_values(&[path, "out"]),
-            overhead: self.overheads.with_label_values(&[path]),
-        }
+        self.routes.of(path)
     }
 
     /// Counts one refusal.
@@ -303,7 +226,7 @@ impl Metrics {
 
     /// A server said on a stream that one of its lists has changed.
     pub fn list_changed(&self, server: &str, list: &str) {
-        self.list_changes.with_label_values(&[server, list]).inc();
+        self.calls.list_changed(server, list);
     }
 
     /// Counts one ejection.
@@ -313,16 +236,12 @@ impl Metrics {
 
     /// Counts one reading of the configuration.
     pub fn reloaded(&self, outcome: &str) {
-        self.configuration.reloads.with_label_values(&[outcome]).inc();
+        self.configuration.reloaded(outcome);
     }
 
     /// A configuration with this digest has taken effect.
     pub fn configured(&self, digest: [u8; 32], at: SystemTime) {
-        // Six bytes are a number that every reader of metrics holds exactly.
-        let hash = digest[..6].iter().fold(0, |hash, byte| hash << 8 | i64::from(*byte));
-        self.configuration.hash.set(hash);
-        let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.configuration.reloaded.set(i64::try_from(since.as_secs()).unwrap_or(i64::MAX));
+        self.configuration.configured(digest, at);
     }
 
     /// Whether a server has answered this combination without error before.
@@ -520,7 +439,7 @@ pub(super) fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
     register(registry, IntGauge::new(name, help))
 }
 
-fn histograms(
+pub(super) fn histograms(
     registry: &Registry,
     name: &str,
     help: &str,
