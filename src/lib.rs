@@ -90,6 +90,8 @@
 //! the same standings. [`sessions::Table`] keeps what cannot be in a session id because it comes
 //! later: the last use, and where the session moved. It is bounded and may be lost: the id is enough
 //! to serve a session. [`limits::State`] keeps what limits have counted, as long as their rules stay.
+//! to serve a session. [`catalog::Catalog`] keeps what the servers said they offer, and what single
+//! callers were shown beyond that; it is asked for again after every start.
 //!
 //! # Modules
 //!
