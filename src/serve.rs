@@ -23,9 +23,7 @@ use tokio::sync::{Mutex, oneshot};
 use crate::admin::{self, Api, Guard, Operators, Probes, Reload};
 use crate::catalog::{self, Catalog, Keeping};
 use crate::config::{self, Problem, Problems, Settings};
-use crate::identity::Authorities;
 use crate::lifecycle::{self, Belongings, Handover, HandoverFault, Lifecycle, Signals};
-use crate::outbound::Outbound;
 use crate::policy;
 use crate::proxy::{Edge, ProxyProtocol, Shared, tls_fault, tls_settings};
 use crate::sessions::{Table, seconds};
@@ -215,15 +213,7 @@ fn serve(
 fn share(settings: &Settings, lifecycle: &Arc<Lifecycle>) -> io::Result<Shared> {
     let telemetry = &settings.telemetry;
     let metrics = Arc::new(Metrics::new(telemetry.callers_max, telemetry.tools_max));
-    let outbound = Outbound::new(None).map_err(io::Error::other)?;
-    let lasting = Lasting {
-        fleet: Arc::new(Fleet::new()),
-        sessions: Arc::new(Table::new(seconds(SystemTime::now()))),
-        catalog: Arc::new(Catalog::new()),
-        authorities: Arc::new(Authorities::new(outbound, Arc::clone(&metrics))),
-        limits: Arc::default(),
-        metrics: Arc::clone(&metrics),
-    };
+    let lasting = Lasting::new(&metrics)?;
     let snapshot = Snapshot::new(settings, &lasting)?;
     let format = match telemetry.requests {
         config::RequestLog::Json => Some(Format::Json),

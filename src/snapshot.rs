@@ -2,13 +2,15 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use crate::catalog::Catalog;
 use crate::config::{self, Reap, Settings};
 use crate::identity::{Authorities, Identity};
 use crate::limits::{self, Limits};
+use crate::outbound::Outbound;
 use crate::routes::Routes;
-use crate::sessions::{KeyFile, Rules, Seal, Table, View, generated_key};
+use crate::sessions::{KeyFile, Rules, Seal, Table, View, generated_key, seconds};
 use crate::telemetry::Metrics;
 use crate::upstream::{self, Fleet, Pool, now_ms};
 
@@ -26,6 +28,21 @@ pub struct Lasting {
     pub limits: Arc<limits::State>,
     /// The metrics of the process.
     pub metrics: Arc<Metrics>,
+}
+
+impl Lasting {
+    /// At the start of a process: nothing is known yet.
+    pub fn new(metrics: &Arc<Metrics>) -> io::Result<Self> {
+        let outbound = Outbound::new(None).map_err(io::Error::other)?;
+        Ok(Self {
+            fleet: Arc::new(Fleet::new()),
+            sessions: Arc::new(Table::new(seconds(SystemTime::now()))),
+            catalog: Arc::new(Catalog::new()),
+            authorities: Arc::new(Authorities::new(outbound, Arc::clone(metrics))),
+            limits: Arc::default(),
+            metrics: Arc::clone(metrics),
+        })
+    }
 }
 
 /// One configuration, ready to serve.

@@ -407,7 +407,10 @@ impl<'s> Known<'s> {
             return None;
         }
         // Whoever adds another proof must say here that the callers are not all known.
-        let Identity { anonymous: _, api_keys } = around.identity;
+        let Identity { anonymous: _, api_keys, jwt, introspection, certificates } = around.identity;
+        if !(jwt.is_empty() && introspection.is_empty() && certificates.is_none()) {
+            return None;
+        }
         let ids = api_keys.iter().map(|key| key.caller.as_str()).collect();
         let tenants = api_keys.iter().filter_map(|key| key.tenant.as_deref()).collect();
         Some(Self { ids, tenants })

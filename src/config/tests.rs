@@ -6,6 +6,7 @@ mod bad_sections;
 mod bad_servers;
 mod examples;
 mod files;
+mod identity_keys;
 mod immovable;
 mod keys;
 mod server_keys;

@@ -242,10 +242,9 @@ mod tests {
             "k".repeat(43),
         );
         let settings = config::parse(&yaml, "test.yaml", &|_| None).expect("settings");
-        let (metrics, fleet) = (Arc::new(Metrics::new(10, 10)), Arc::new(Fleet::new()));
-        let sessions = Arc::new(Table::new(seconds(SystemTime::now())));
-        let snapshot = Snapshot::new(&settings, &fleet, sessions, &metrics).expect("a snapshot");
-        let shared = Shared::new(snapshot, fleet, metrics, None, 4, 1, Lifecycle::new());
+        let lasting = Lasting::new(&Arc::new(Metrics::new(10, 10))).expect("what lasts");
+        let snapshot = Snapshot::new(&settings, &lasting).expect("a snapshot");
+        let shared = Shared::new(snapshot, lasting, None, 4, 1, Lifecycle::new());
         Gateway::new(Arc::new(shared), 0)
     }
 

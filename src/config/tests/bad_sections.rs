@@ -281,7 +281,7 @@ const SESSIONS_AND_IDENTITY: &[Row] = &[
     (
         "identity: { anonymous: deny }\n",
         &[
-            "1:13 nobody could call: there are no API keys and anonymous callers are denied (add `api_keys`, or write `anonymous: allow`)",
+            "1:13 nobody could call: there is no way to prove a caller and anonymous callers are denied (add `api_keys`, `jwt`, `introspection` or `certificates`, or write `anonymous: allow`)",
         ],
     ),
     (

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use super::identity_keys::IDENTITY;
 use super::server_keys::SERVERS;
 use super::{completed, environment, schema_paths};
 use crate::config::tests::directory::TestDirectory;
@@ -35,7 +36,7 @@ fn listener(settings: &Settings) -> &Listener {
     &settings.listeners[0]
 }
 
-fn tls(settings: &Settings) -> &Tls {
+pub(super) fn tls(settings: &Settings) -> &Tls {
     listener(settings).tls.as_ref().unwrap()
 }
 
@@ -413,7 +414,7 @@ const AUDIT: &[Row] = &[
 
 #[test]
 fn every_key_does_what_it_says() {
-    let rows = [LISTENERS, PROCESS, SESSIONS, CATALOG, SERVERS, ROUTES_AND_IDENTITY, LIMITS, AUDIT]
+    let rows = [LISTENERS, PROCESS, SESSIONS, CATALOG, SERVERS, ROUTES_AND_IDENTITY, IDENTITY, LIMITS, AUDIT]
         .concat();
     check(&rows);
     for path in schema_paths() {
