@@ -54,7 +54,7 @@ impl Report {
 
     fn fault(&mut self, fault: String) {
         if self.faults.len() < FAULTS_MAX {
-            self.faults.push(fault);
+            self.faults.push(plain(&fault));
         } else {
             self.more_faults += 1;
         }
@@ -245,8 +245,7 @@ impl Check<'_> {
         if found.lost > 0 {
             shown.push_str(&format!("; {} records lost, as recorded", found.lost));
         }
-        let shown = shown.escape_debug().to_string();
-        self.report.chains.push(shown);
+        self.report.chains.push(plain(&shown));
     }
 
     /// What is wrong between two runs of a chain, of which the second begins later.
@@ -287,6 +286,11 @@ impl Run {
     fn is_before(&self, fields: &Fields) -> bool {
         self.names(&fields.prev) || self.last.seq.checked_add(1) == Some(fields.seq)
     }
+}
+
+/// What stands in a file may come from anyone, and steer a terminal.
+fn plain(text: &str) -> String {
+    text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
 }
 
 fn not_following(files: &[PathBuf], last: Spot, first: Spot) -> String {
