@@ -2,12 +2,14 @@
 
 pub(super) mod directory;
 mod bad_forms;
+mod bad_policy;
 mod bad_sections;
 mod bad_servers;
 mod examples;
 mod files;
 mod immovable;
 mod keys;
+mod policy_keys;
 mod server_keys;
 mod shown;
 
