@@ -12,6 +12,7 @@ mod health;
 mod identity;
 mod listeners;
 mod moves;
+mod policy;
 mod reload;
 mod servers;
 mod sessions;
