@@ -57,7 +57,7 @@ pub fn servers(url: &str, token: &str) -> Result<Value, AskFault> {
 ///
 /// # Errors
 /// Why there is no answer.
-pub fn explain(url: &str, token: &str, inquiry: &Value) -> Result<Value, AskFault> {
+pub fn explain(url: &str, token: &str, inquiry: &str) -> Result<Value, AskFault> {
     ask(url, token, "POST /v1/explain", Some(inquiry), |json| json["decision"].is_string())
 }
 
@@ -65,7 +65,7 @@ fn ask(
     url: &str,
     token: &str,
     action: &str,
-    body: Option<&Value>,
+    body: Option<&str>,
     is_answer: impl Fn(&Value) -> bool,
 ) -> Result<Value, AskFault> {
     let authority = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
@@ -77,7 +77,7 @@ fn ask(
     if !token.is_empty() {
         request += &format!("Authorization: Bearer {token}\r\n");
     }
-    match body.map(Value::to_string) {
+    match body {
         Some(body) => {
             let length = body.len();
             request += &format!(

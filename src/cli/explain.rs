@@ -91,7 +91,8 @@ impl Explain {
         let answer = self.inquiry(&settings).and_then(|inquiry| match &self.ask {
             Some(url) => {
                 let token = token(self.token_file.as_deref())?;
-                let question = serde_json::to_value(&inquiry).map_err(|error| error.to_string())?;
+                let question =
+                    serde_json::to_string(&inquiry).map_err(|error| error.to_string())?;
                 admin::explain(url, token.trim(), &question).map_err(|fault| fault.to_string())
             }
             None => {

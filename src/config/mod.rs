@@ -26,6 +26,7 @@ mod identity;
 mod patterns;
 mod policy;
 mod policy_texts;
+mod policy_rules;
 mod telemetry;
 mod include;
 mod root;

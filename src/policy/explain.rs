@@ -180,8 +180,9 @@ impl Explanation<'_> {
             Outcome::Refused => "refused",
             Outcome::ScopeMissing => "refused for want of scopes",
         };
-        let by =
-            shadow.rule.map_or("no rule allows it".to_owned(), |rule| format!("by rule {rule}"));
+        let by = shadow
+            .rule
+            .map_or_else(|| "no rule allows it".to_owned(), |rule| format!("by rule {rule}"));
         Some(format!("with the rules in shadow it would be {outcome} ({by})"))
     }
 
@@ -198,7 +199,7 @@ impl Explanation<'_> {
             };
             let at = sources.locate(*place);
             // Writing to a String cannot fail.
-            _ = write!(text, "{mark} {rule} ({does}, {at}): {why}\n");
+            _ = writeln!(text, "{mark} {rule} ({does}, {at}): {why}");
         }
         text
     }
