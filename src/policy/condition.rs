@@ -74,7 +74,11 @@ fn compile(text: &str, env: &Env) -> Result<Program, String> {
     match parsed {
         Ok(Ok(Ok(program))) => Ok(program),
         Ok(Ok(Err(errors))) => Err(match errors.errors.first() {
-            Some(error) => format!("this is not CEL at character {}: {}", error.pos.1, error.msg),
+            Some(error) => {
+                // What follows is the whole grammar.
+                let told = error.msg.split(" expecting ").next().unwrap_or_default();
+                format!("this is not CEL at character {}: {told}", error.pos.1)
+            }
             None => "this is not CEL".to_owned(),
         }),
         Ok(Err(_)) => Err("this is not CEL: the parser gave up".to_owned()),

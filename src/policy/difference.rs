@@ -88,6 +88,7 @@ pub fn differences(
     let hypotheses = hypotheses(rules());
     for (name, caller) in callers(rules(), [old, new]) {
         for (server, subject) in subjects.at(&servers([old, new])) {
+            let mut plain = None;
             for (told, annotations) in &hypotheses {
                 let ask = |policy: &Policy, settings: &Settings| {
                     // A server that is not there is not open.
@@ -98,19 +99,18 @@ pub fn differences(
                     }
                 };
                 let (before, after) = (ask(old_policy, old), ask(new_policy, new));
-                if before == after {
+                // What holds whatever is known is said once.
+                let is_said = *plain.get_or_insert((before, after)) == (before, after);
+                if before == after || (is_said && annotations.is_some()) {
                     continue;
                 }
                 let subject = format!("{} {server}/{}{told}", subject.kind, subject.name);
                 let change = Change { caller: name.clone(), subject, before, after };
-                let difference = if after > before {
+                found.push(if after > before {
                     Difference::Exposes(change)
                 } else {
                     Difference::LocksOut(change)
-                };
-                if !found.contains(&difference) {
-                    found.push(difference);
-                }
+                });
             }
         }
     }

@@ -184,7 +184,7 @@ fn check_points_at_conditions_that_are_none() {
         "did you mean `caller`?",
         "c.yaml:15:15",
         "did you mean `contains`?",
-        "c.yaml:16:30",
+        "c.yaml:16:32",
         "this is not CEL",
         "3 problems",
     ] {
