@@ -1,6 +1,8 @@
 //! Every command of the program.
 #![expect(clippy::print_stdout, reason = "answers of commands go to standard output")]
 
+mod explain;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -53,7 +55,12 @@ enum Command {
         /// Print the JSON Schema of the configuration instead, for editors.
         #[arg(long)]
         schema: bool,
+        /// Show what this configuration's policy locks out or exposes against another one; exits with 1 where something is other.
+        #[arg(long, value_name = "OLD", conflicts_with = "schema")]
+        against: Option<PathBuf>,
     },
+    /// Say whether a call would be allowed, by which rule, and why the others do not matter; exits with 1 where it would be refused.
+    Explain(Box<explain::Explain>),
     /// Show what a running gateway knows of its servers: owners, endpoints, states, sessions.
     Servers {
         /// The gateway's admin listener.
@@ -138,7 +145,14 @@ pub fn run() -> ExitCode {
             println!("{}", config::schema());
             ExitCode::SUCCESS
         }
-        Command::Check { config, schema: false } => check(&config.unwrap_or_default()),
+        Command::Check { config, schema: false, against } => {
+            let config = config.unwrap_or_default();
+            match against {
+                Some(old) => explain::against(&config, &old),
+                None => check(&config),
+            }
+        }
+        Command::Explain(explain) => explain.run(),
         Command::Servers { admin, config, token_file, json } => {
             let form = if json { Form::Json } else { Form::Table };
             servers(admin, config.as_deref(), token_file.as_deref(), form)
@@ -191,12 +205,9 @@ fn servers(url: String, config: Option<&Path>, token: Option<&Path>, form: Form)
             None => return failed(&"there is no `admin` section in this configuration"),
         },
     };
-    let token = match token {
-        Some(path) => match std::fs::read_to_string(path) {
-            Ok(token) => token,
-            Err(error) => return failed(&format!("cannot read {}: {error}", path.display())),
-        },
-        None => std::env::var("TOOLGATE_ADMIN_TOKEN").unwrap_or_default(),
+    let token = match self::token(token) {
+        Ok(token) => token,
+        Err(why) => return failed(&why),
     };
     match admin::servers(&url, token.trim()) {
         Ok(servers) => {
@@ -226,6 +237,15 @@ fn tail(file: &Path, wanted: &Wanted, until: Until) -> ExitCode {
         // Whoever read it has seen enough.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(error) => failed(&format!("{}: {error}", file.display())),
+    }
+}
+
+/// An operator's token: that of a file, or of the environment.
+fn token(path: Option<&Path>) -> Result<String, String> {
+    match path {
+        Some(path) => std::fs::read_to_string(path)
+            .map_err(|error| format!("cannot read {}: {error}", path.display())),
+        None => Ok(std::env::var("TOOLGATE_ADMIN_TOKEN").unwrap_or_default()),
     }
 }
 

@@ -50,19 +50,50 @@ pub enum AskFault {
 /// # Errors
 /// Why there is no answer.
 pub fn servers(url: &str, token: &str) -> Result<Value, AskFault> {
+    ask(url, token, "GET /v1/servers", None, |json| json["servers"].is_array())
+}
+
+/// What the gateway would decide, and why, in JSON.
+///
+/// # Errors
+/// Why there is no answer.
+pub fn explain(url: &str, token: &str, inquiry: &str) -> Result<Value, AskFault> {
+    ask(url, token, "POST /v1/explain", Some(inquiry), |json| json["decision"].is_string())
+}
+
+fn ask(
+    url: &str,
+    token: &str,
+    action: &str,
+    body: Option<&str>,
+    is_answer: impl Fn(&Value) -> bool,
+) -> Result<Value, AskFault> {
     let authority = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
     let addresses = addresses(authority).ok_or_else(|| AskFault::Address(url.to_owned()))?;
     if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(AskFault::Unauthorized("it holds a space or a line break".to_owned()));
     }
+    let mut request = format!("{action} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n");
+    if !token.is_empty() {
+        request += &format!("Authorization: Bearer {token}\r\n");
+    }
+    match body {
+        Some(body) => {
+            let length = body.len();
+            request += &format!(
+                "Content-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+            );
+        }
+        None => request += "\r\n",
+    }
     let unreachable = |error| AskFault::Unreachable { authority: authority.to_owned(), error };
-    let answer = exchange(&addresses, authority, token).map_err(unreachable)?;
+    let answer = exchange(&addresses, &request).map_err(unreachable)?;
     let (status, body) = split(&answer)
         .ok_or_else(|| unreachable(io::Error::other("what answers there does not speak HTTP")))?;
     let json: Option<Value> = serde_json::from_slice(body).ok();
     let told = json.as_ref().and_then(|json| json["error"].as_str());
     match (status, json.as_ref()) {
-        (200, Some(json)) if json["servers"].is_array() => Ok(json.clone()),
+        (200, Some(json)) if is_answer(json) => Ok(json.clone()),
         (401, _) => Err(AskFault::Unauthorized(told.unwrap_or_default().to_owned())),
         (404, None) => Err(AskFault::NoApi(authority.to_owned())),
         _ => {
@@ -83,17 +114,10 @@ fn addresses(authority: &str) -> Option<Vec<SocketAddr>> {
     (!addresses.is_empty()).then_some(addresses)
 }
 
-fn exchange(addresses: &[SocketAddr], authority: &str, token: &str) -> io::Result<Vec<u8>> {
+fn exchange(addresses: &[SocketAddr], request: &str) -> io::Result<Vec<u8>> {
     let mut stream = connect(addresses)?;
     stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
     stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
-    let authorization = match token {
-        "" => String::new(),
-        token => format!("Authorization: Bearer {token}\r\n"),
-    };
-    let request = format!(
-        "GET /v1/servers HTTP/1.1\r\nHost: {authority}\r\n{authorization}Connection: close\r\n\r\n"
-    );
     stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
     stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;

@@ -18,7 +18,7 @@ mod ask;
 mod table;
 
 pub use api::Api;
-pub use ask::{AskFault, servers};
+pub use ask::{AskFault, explain, servers};
 pub use operators::Operators;
 pub use probes::{Guard, Probes};
 pub use registrations::load;

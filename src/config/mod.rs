@@ -31,6 +31,7 @@ mod patterns;
 mod policy;
 mod policy_texts;
 mod audit;
+mod policy_rules;
 mod telemetry;
 mod include;
 mod root;

@@ -2,6 +2,7 @@
 
 pub(super) mod directory;
 mod bad_forms;
+mod bad_policy;
 mod bad_sections;
 mod bad_servers;
 mod examples;
@@ -9,6 +10,7 @@ mod files;
 mod identity_keys;
 mod immovable;
 mod keys;
+mod policy_keys;
 mod server_keys;
 mod shown;
 

@@ -357,6 +357,16 @@ impl Policy {
         condition.map_or(Verdict::Holds, |condition| condition.ask(question))
     }
 
+    /// Whether a deny or a requirement depends on arguments that a list does not have.
+    pub(super) fn may_deny(&self, question: &Question<'_>) -> bool {
+        self.with_tables(question, |met, about| {
+            let Masks { deny, require, .. } = &self.in_force;
+            let denies = Bits::in_all([deny, &met.meant, about]);
+            let mut rules = denies.chain(Bits::in_all([require, &met.meant, about]));
+            rules.any(|rule| self.verdict(rule, question) == Verdict::Unknown(Unknown::Arguments))
+        })
+    }
+
     fn effect(&self, ruling: Ruling, question: &Question<'_>) -> Effect<'_> {
         match (ruling.outcome, question.asked.subject) {
             (Outcome::Allowed, _) => Effect::Allowed,

@@ -20,13 +20,16 @@ use crate::config::When;
 
 /// Longer expressions are programs, and belong into a server.
 const EXPRESSION_BYTES_MAX: usize = 2048;
+/// A loop over more would take longer than a call may wait for it.
+const LOOPED_BYTES_MAX: usize = 64 * 1024;
 
 /// A condition, ready to be asked.
 pub(super) struct Condition {
     pub(super) text: String,
     program: Program,
     /// Whether it says something about arguments, which a list does not have.
-    pub(super) reads_arguments: bool,
+    reads_arguments: bool,
+    loops: bool,
     /// The keys that it looks for.
     pub(super) keys: BTreeSet<String>,
 }
@@ -71,7 +74,11 @@ fn compile(text: &str, env: &Env) -> Result<Program, String> {
     match parsed {
         Ok(Ok(Ok(program))) => Ok(program),
         Ok(Ok(Err(errors))) => Err(match errors.errors.first() {
-            Some(error) => format!("this is not CEL at character {}: {}", error.pos.1, error.msg),
+            Some(error) => {
+                // What follows is the whole grammar.
+                let told = error.msg.split(" expecting ").next().unwrap_or_default();
+                format!("this is not CEL at character {}: {told}", error.pos.1)
+            }
             None => "this is not CEL".to_owned(),
         }),
         Ok(Err(_)) => Err("this is not CEL: the parser gave up".to_owned()),
@@ -92,18 +99,17 @@ impl Condition {
         }
         let program = compile(&when.text, env)
             .map_err(|why| fault(why, "write it like: arguments.path.startsWith('/public/')"))?;
-        let Survey { reads_arguments, keys } = Survey::of(program.expression())
+        let Survey { reads_arguments, loops, keys } = Survey::of(program.expression())
             .map_err(|told| Fault { place: when.place, message: told.message, hint: told.hint })?;
-        Ok(Self { text: when.text.clone(), program, reads_arguments, keys })
+        Ok(Self { text: when.text.clone(), program, reads_arguments, loops, keys })
     }
 
     /// Asks the condition.
     pub(super) fn ask(&self, question: &Question<'_>) -> Verdict {
-        if self.reads_arguments && !question.is_plain(&self.keys) {
+        if self.obstacle(question).is_some() {
             return Verdict::Unknown(Unknown::Error);
         }
-        let seen =
-            Seen { question, arguments: AtomicBool::new(false), unknown: AtomicBool::new(false) };
+        let seen = Seen::new(question);
         let mut context = Context::with_env(Arc::clone(question.env));
         context.set_variable_resolver(&seen);
         // A fault of the evaluator is no reason to let anything pass, and none to lose a request.
@@ -120,18 +126,33 @@ impl Condition {
         }
     }
 
+    /// Why the arguments are none that the condition can be asked about, if so.
+    fn obstacle(&self, question: &Question<'_>) -> Option<&'static str> {
+        let bytes = question.asked.arguments.map_or(0, <[u8]>::len);
+        if !self.reads_arguments {
+            None
+        } else if self.loops && bytes > LOOPED_BYTES_MAX {
+            Some("these arguments are too large for a loop")
+        } else if !question.is_plain(&self.keys) {
+            Some("servers may read these arguments differently")
+        } else {
+            None
+        }
+    }
+
     /// Why the condition cannot be decided, in the words of the evaluator.
     pub(super) fn why(&self, question: &Question<'_>) -> String {
-        let seen =
-            Seen { question, arguments: AtomicBool::new(false), unknown: AtomicBool::new(false) };
+        if let Some(obstacle) = self.obstacle(question) {
+            return obstacle.to_owned();
+        }
+        let seen = Seen::new(question);
         let mut context = Context::with_env(Arc::clone(question.env));
         context.set_variable_resolver(&seen);
         match self.program.execute(&context) {
-            _ if self.reads_arguments && !question.is_plain(&self.keys) => {
-                "servers may read these arguments differently".to_owned()
-            }
-            Ok(Value::Bool(_)) => "it is decided".to_owned(),
             Ok(_) => "it is neither true nor false".to_owned(),
+            Err(_) if seen.arguments.load(Ordering::Relaxed) && question.arguments().is_none() => {
+                "the arguments are no object, or have a key twice".to_owned()
+            }
             Err(error) => error.to_string(),
         }
     }
@@ -226,7 +247,11 @@ impl VariableResolver for Seen<'_, '_> {
     }
 }
 
-impl Seen<'_, '_> {
+impl<'q, 'a> Seen<'q, 'a> {
+    fn new(question: &'q Question<'a>) -> Self {
+        Self { question, arguments: AtomicBool::new(false), unknown: AtomicBool::new(false) }
+    }
+
     /// `annotations` or `annotations.KEY` of the tool. What is not declared is not known.
     fn annotation<'b>(&'b self, rest: &str) -> Option<CowVal<'b, 'b>> {
         let annotations = match self.question.asked.subject {

@@ -50,6 +50,8 @@ const FUNCTIONS: [&str; 25] = [
 #[derive(Debug, Default)]
 pub(super) struct Survey {
     pub(super) reads_arguments: bool,
+    /// Whether it loops over something.
+    pub(super) loops: bool,
     /// Every key that it looks for by name.
     pub(super) keys: BTreeSet<String>,
 }
@@ -107,6 +109,16 @@ impl Survey {
             Expr::Comprehension(inner) => {
                 self.visit(&inner.iter_range, scope)?;
                 self.visit(&inner.accu_init, scope)?;
+                // Only what is inside the outer item keeps the work in proportion to the arguments.
+                if scope.loops > 0 && !is_within(&inner.iter_range, scope) {
+                    let message =
+                        "a loop in a loop runs over something else than its item".to_owned();
+                    return Err(Told {
+                        message,
+                        hint: "write a.all(x, x.b.all(y, ...))".to_owned(),
+                    });
+                }
+                self.loops = true;
                 scope.loops += 1;
                 if scope.loops > LOOPS_MAX {
                     let message = "this condition has loops in loops in loops".to_owned();
@@ -180,6 +192,19 @@ struct Scope<'e> {
 impl Scope<'_> {
     fn is_bound(&self, name: &str) -> bool {
         self.bound.contains(&name)
+    }
+}
+
+/// Whether a value is a part of a loop's item, or written out.
+fn is_within(expr: &IdedExpr, scope: &Scope<'_>) -> bool {
+    match &expr.expr {
+        Expr::Ident(name) => scope.is_bound(name),
+        Expr::Select(select) => is_within(&select.operand, scope),
+        Expr::Call(call) if call.func_name == operators::INDEX => {
+            call.args.first().is_some_and(|item| is_within(item, scope))
+        }
+        Expr::List(_) => true,
+        _ => false,
     }
 }
 

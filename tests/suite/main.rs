@@ -17,6 +17,7 @@ mod identity;
 mod limits;
 mod listeners;
 mod moves;
+mod policy;
 mod reload;
 mod servers;
 mod sessions;

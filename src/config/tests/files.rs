@@ -86,8 +86,8 @@ fn included_files_hold_only_what_teams_own() {
             ("teams/c.yaml", "routes: [{ path: /c, server: c }]\n"),
         ],
         &[
-            "teams/a.yaml:1:1 the key `runtime` is unknown (known here: servers, routes, identity)",
-            "teams/a.yaml:2:1 the key `include` is unknown (known here: servers, routes, identity)",
+            "teams/a.yaml:1:1 the key `runtime` is unknown (known here: servers, routes, identity, policy)",
+            "teams/a.yaml:2:1 the key `include` is unknown (known here: servers, routes, identity, policy)",
             "teams/a.yaml:3:13 the key `anonymous` is unknown (known here: api_keys)",
             "teams/b.yaml:1:10 this is not YAML: unclosed bracket '[' (look at the indentation, quotes and brackets here and just above)",
         ],

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::identity_keys::IDENTITY;
+use super::policy_keys::POLICY;
 use super::server_keys::SERVERS;
 use super::{completed, environment, schema_paths};
 use crate::config::tests::directory::TestDirectory;
@@ -422,6 +423,7 @@ fn every_key_does_what_it_says() {
         SERVERS,
         ROUTES_AND_IDENTITY,
         IDENTITY,
+        POLICY,
         LIMITS,
         AUDIT,
     ]
