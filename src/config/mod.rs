@@ -20,6 +20,8 @@ mod endpoints;
 mod discovery;
 mod balance;
 mod resilience;
+mod cloud_identity;
+mod credentials;
 mod servers;
 mod routes;
 mod identity;
@@ -37,6 +39,11 @@ use std::sync::Arc;
 
 pub use admin::{Admin, Role, Token};
 pub use balance::{Balance, HashKey, OnEndpointLoss};
+pub use cloud_identity::{AzureIdentity, GcpMetadata, GcpToken};
+pub use credentials::{
+    ClientAuth, CredentialSource, Credentials, IdentityHeaders, TokenExchange, TokenRequest,
+    WithoutToken,
+};
 pub use discovery::{Discovery, endpoints_file};
 pub use endpoints::{Endpoint, endpoint};
 pub use identity::{Anonymous, ApiKey, Identity};

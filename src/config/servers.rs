@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::admin::Registration;
 use super::balance::{Balance, BalanceText, OnEndpointLoss};
+use super::credentials::{Credentials, CredentialsText, IdentityHeaders};
 use super::discovery::{Discovery, DiscoveryText};
 use super::endpoints::{self, Endpoint, EndpointText};
 use super::links::note_duplicates;
@@ -48,6 +49,10 @@ pub struct Server {
     pub protocol: Protocol,
     /// Time limits towards it.
     pub timeouts: Timeouts,
+    /// What it gets instead of the client's credentials; nothing if absent.
+    pub credentials: Option<Credentials>,
+    /// Whether it is told who calls.
+    pub identity_headers: IdentityHeaders,
     /// Where its name stands.
     pub place: Place,
 }
@@ -115,6 +120,10 @@ shape! {
         optional protocol: Protocol,
         /// Time limits towards it.
         optional timeouts: TimeoutsText,
+        /// What it gets instead of the client's credentials, which never reach it.
+        optional credentials: CredentialsText,
+        /// Whether it is told who calls, by X-Toolgate-Caller, -Tenant, -Scopes and -Method: on or off.
+        optional identity_headers: IdentityHeaders,
     }
 }
 
@@ -186,6 +195,8 @@ impl ServerText {
             retries,
             protocol,
             timeouts,
+            credentials,
+            identity_headers,
         } = self;
         if matches!(discovery, Field::Absent) {
             note_no_endpoints(&name, &endpoints, registration, reading);
@@ -193,6 +204,7 @@ impl ServerText {
         let endpoints = endpoints::check_all(endpoints.or(Vec::new()), reading);
         let discovery =
             discovery.given().and_then(|discovery| discovery.value.check(discovery.head, reading));
+        let credentials = credentials.given().and_then(|text| text.value.check(text.head, reading));
         let balance =
             balance.value().map_or_else(Balance::default, |balance| balance.check(reading));
         let health = health.value().map_or_else(Health::default, |health| health.check(reading));
@@ -213,6 +225,8 @@ impl ServerText {
             retries: retries.value().map_or_else(Retries::default, RetriesText::check),
             protocol: protocol.or(Protocol::default()),
             timeouts: timeouts.value().map_or_else(Timeouts::default, TimeoutsText::check),
+            credentials,
+            identity_headers: identity_headers.or(IdentityHeaders::default()),
             place: name.place,
         })
     }

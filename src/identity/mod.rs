@@ -47,7 +47,7 @@ impl Identity {
 }
 
 /// The token of `Authorization: Bearer <token>` (RFC 6750 section 2.1; the scheme in any case).
-fn bearer(value: &[u8]) -> Option<&[u8]> {
+pub fn bearer(value: &[u8]) -> Option<&[u8]> {
     let (scheme, token) = value.split_at_checked(7)?;
     if !scheme.eq_ignore_ascii_case(b"bearer ") {
         return None;

@@ -12,6 +12,7 @@ mod head;
 mod hosts;
 mod http1;
 mod idle;
+mod identity_headers;
 mod logging;
 mod moving;
 mod own_request;

@@ -11,7 +11,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use super::{EndpointMetrics, Reason, SessionMetrics};
+use super::{CredentialMetrics, EndpointMetrics, Reason, SessionMetrics};
 use crate::mcp::well_known;
 
 /// The label value that stands for every name beyond the cap, and for names no server confirmed.
@@ -94,6 +94,8 @@ pub struct Metrics {
     ejections: IntCounterVec,
     /// Legacy sessions.
     pub sessions: SessionMetrics,
+    /// Credentials of servers.
+    pub credentials: CredentialMetrics,
     /// Lines of the request log that found no room.
     pub log_lines_lost: IntCounter,
     /// Endpoints, and what finds them.
@@ -215,6 +217,7 @@ impl Metrics {
             ),
             streams: gauge(&registry, "toolgate_streams_open", "Long-lived streams open now."),
             sessions: SessionMetrics::new(&registry),
+            credentials: CredentialMetrics::new(&registry),
             ejections: counters(
                 &registry,
                 "toolgate_ejections_total",

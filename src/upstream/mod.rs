@@ -5,6 +5,7 @@ mod endpoint;
 mod breaker;
 mod choose;
 mod retry_budget;
+mod credentials;
 mod pool;
 mod fleet;
 mod resolve;
@@ -16,6 +17,7 @@ mod upkeep;
 
 pub use breaker::{Busy, InFlight};
 pub use choose::{Chooser, Load, Otherwise, Wanted};
+pub use credentials::{Credentials, Field, Now, Renewal, Subject, Unavailable};
 pub use discovery::Discovery;
 pub use endpoint::{Address, Endpoint, id_of};
 pub use fleet::{Change, Fleet, Found, Registered};

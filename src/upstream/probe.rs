@@ -8,7 +8,7 @@ use pingora::http::RequestHeader;
 use pingora::protocols::http::client::HttpSession;
 use pingora::upstreams::peer::Peer as _;
 
-use super::Endpoint;
+use super::{Endpoint, Field};
 use crate::mcp::{Answer, MCP_SESSION_ID};
 
 /// More of an answer is not read: what a probe asks for is small.
@@ -21,6 +21,14 @@ const USER_AGENT: &str = concat!("toolgate/", env!("CARGO_PKG_VERSION"), " (prob
 pub(super) struct Connectors {
     transport: TransportConnector,
     http: Connector,
+}
+
+/// Who is asked, and what lets the gateway in.
+#[derive(Clone, Copy)]
+pub(super) struct Asked<'a> {
+    pub(super) connectors: &'a Connectors,
+    pub(super) endpoint: &'a Endpoint,
+    pub(super) credential: Option<&'a Field>,
 }
 
 /// What is asked.
@@ -63,16 +71,15 @@ impl Connectors {
         self.transport.new_stream(&*peer).await?;
         Ok(())
     }
+}
 
+impl Asked<'_> {
     /// Sends a request and reads its answer. May be dropped at any time.
-    pub(super) async fn ask(
-        &self,
-        endpoint: &Endpoint,
-        question: &Question<'_>,
-    ) -> Result<Reply, Fault> {
+    pub(super) async fn ask(&self, question: &Question<'_>) -> Result<Reply, Fault> {
+        let Self { connectors, endpoint, credential } = self;
         let peer = endpoint.peer().ok_or_else(no_address)?;
-        let (mut exchange, _) = self.http.get_http_session(&*peer).await?;
-        exchange.write_request_header(Box::new(head(endpoint, question)?)).await?;
+        let (mut exchange, _) = connectors.http.get_http_session(&*peer).await?;
+        exchange.write_request_header(Box::new(head(endpoint, *credential, question)?)).await?;
         if !question.body.is_empty() {
             exchange.write_request_body(question.body.clone(), true).await?;
         }
@@ -84,7 +91,7 @@ impl Connectors {
             if !exchange.response_done() {
                 exchange.shutdown().await;
             }
-            self.http.release_http_session(exchange, &*peer, peer.idle_timeout()).await;
+            connectors.http.release_http_session(exchange, &*peer, peer.idle_timeout()).await;
         }
         Ok(reply)
     }
@@ -94,7 +101,11 @@ fn no_address() -> Fault {
     Fault("its name has no address".to_owned())
 }
 
-fn head(endpoint: &Endpoint, question: &Question<'_>) -> pingora::Result<RequestHeader> {
+fn head(
+    endpoint: &Endpoint,
+    credential: Option<&Field>,
+    question: &Question<'_>,
+) -> pingora::Result<RequestHeader> {
     let Question { method, path, fields, body } = question;
     let mut head = RequestHeader::build(method.clone(), path.as_bytes(), Some(8))?;
     head.insert_header(header::HOST, endpoint.authority())?;
@@ -105,6 +116,9 @@ fn head(endpoint: &Endpoint, question: &Question<'_>) -> pingora::Result<Request
     }
     for (name, value) in fields {
         head.insert_header(*name, *value)?;
+    }
+    if let Some(Field { name, value }) = credential {
+        head.insert_header(name.clone(), value.clone())?;
     }
     Ok(head)
 }

@@ -7,6 +7,7 @@ mod bodies;
 mod cli;
 mod clients;
 mod conformance;
+mod credentials;
 mod discovery;
 mod health;
 mod identity;

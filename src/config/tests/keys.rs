@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use super::credential_keys::CREDENTIALS;
 use super::server_keys::SERVERS;
 use super::{completed, environment, schema_paths};
 use crate::config::tests::directory::TestDirectory;
@@ -278,7 +279,7 @@ const ROUTES_AND_IDENTITY: &[Row] = &[
 
 #[test]
 fn every_key_does_what_it_says() {
-    let rows = [LISTENERS, PROCESS, SESSIONS, SERVERS, ROUTES_AND_IDENTITY].concat();
+    let rows = [LISTENERS, PROCESS, SESSIONS, SERVERS, CREDENTIALS, ROUTES_AND_IDENTITY].concat();
     check(&rows);
     for path in schema_paths() {
         assert!(rows.iter().any(|(tested, ..)| *tested == path), "{path} has no row");
