@@ -388,12 +388,13 @@ impl OauthClientText {
     fn check(self, reading: &mut Reading<'_>) -> Option<TokenRequest> {
         let Self { token_url, client_id, client_secret, auth, scopes, audience, resource } = self;
         let token_url = token_url.given().and_then(|url| secure(&url, reading));
+        let scopes = check_scopes(scopes, reading);
         Some(TokenRequest {
             token_url: token_url?,
             client_id: client_id.value()?,
             client_secret: client_secret.value()?,
             auth: auth.or(ClientAuth::default()),
-            scopes: check_scopes(scopes, reading),
+            scopes,
             audience: audience.value(),
             resource: resource.value().map(|url| url.with_path(&url.path_and_query)),
         })

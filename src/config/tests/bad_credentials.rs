@@ -55,7 +55,10 @@ const CREDENTIALS: &[Row] = &[
     ),
     (
         "servers: { everything: { endpoints: [http://a/], credentials: { oauth_client: { token_url: http://idp.example.com/t, client_id: a, client_secret: b, scopes: ['a b'] } } } }\n",
-        &["1:92 secrets are not sent over plain http (use https)"],
+        &[
+            "1:92 secrets are not sent over plain http (use https)",
+            "1:159 a scope has no spaces (write one per list item)",
+        ],
     ),
     (
         "servers: { everything: { endpoints: [http://a/], credentials: { oauth_client: { client_id: a } } } }\n",
