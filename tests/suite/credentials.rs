@@ -375,7 +375,7 @@ async fn a_file_is_read_again_when_it_is_replaced() {
     let server = Upstream::mcp("a").await;
     let folder = Folder::new();
     // As Kubernetes mounts secrets: the file is a link into a folder that is a link.
-    for (version, token) in [("v1", "first"), ("v2", "second")] {
+    for (version, token) in [("v1", "canary-one"), ("v2", "canary-two")] {
         fs::create_dir(folder.path().join(version)).expect("a folder");
         fs::write(folder.path().join(version).join("token"), format!("{token}\n"))
             .expect("written");
@@ -384,21 +384,21 @@ async fn a_file_is_read_again_when_it_is_replaced() {
     symlink("data/token", folder.path().join("token")).expect("a link");
     let path = folder.path().join("token");
     let gateway = gateway(&[server.url()], &format!("token_file: {}", path.display())).await;
-    is_sent(&gateway, &server, "Bearer first").await;
+    is_sent(&gateway, &server, "Bearer canary-one").await;
     symlink("v2", folder.path().join("data.new")).expect("a link");
     fs::rename(folder.path().join("data.new"), folder.path().join("data")).expect("renamed");
-    is_sent(&gateway, &server, "Bearer second").await;
-    fs::write(folder.path().join("v2/token"), "third").expect("written");
-    is_sent(&gateway, &server, "Bearer third").await;
+    is_sent(&gateway, &server, "Bearer canary-two").await;
+    fs::write(folder.path().join("v2/token"), "canary-three").expect("written");
+    is_sent(&gateway, &server, "Bearer canary-three").await;
     // What it held lasts while there is nothing better.
     fs::write(folder.path().join("v2/token"), "").expect("written");
     tokio::time::sleep(Duration::from_millis(2500)).await;
-    is_sent(&gateway, &server, "Bearer third").await;
+    is_sent(&gateway, &server, "Bearer canary-three").await;
     fs::remove_file(folder.path().join("data")).expect("removed");
     tokio::time::sleep(Duration::from_millis(1500)).await;
-    is_sent(&gateway, &server, "Bearer third").await;
+    is_sent(&gateway, &server, "Bearer canary-three").await;
     assert!(gateway.diagnostics().contains("no credential in the file"));
-    tells_nothing(&gateway, 1, &["first", "second", "third", KEY]).await;
+    tells_nothing(&gateway, 1, &["canary-one", "canary-two", "canary-three", KEY]).await;
 }
 
 #[tokio::test]
