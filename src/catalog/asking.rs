@@ -60,7 +60,18 @@ impl Asking {
             let Some(endpoint) = choose(pool, &tried) else { break };
             tried.push(endpoint.id());
             let first_byte = pool.timeouts().first_byte;
-            let mut conversation = Conversation::new(&self.connectors, endpoint, first_byte);
+            let credentials = pool.credentials();
+            let credential = match credentials.of(Subject::Gateway).await {
+                Ok(credential) => credential,
+                // It may let in whoever comes without, and tell what everyone may know.
+                Err(_) if credentials.is_per_caller() => None,
+                Err(unavailable) => {
+                    fault = AskFault(unavailable.to_string());
+                    break;
+                }
+            };
+            let mut conversation =
+                Conversation::new(&self.connectors, endpoint, credential, first_byte);
             let era = listed.offer().era;
             let heard = tokio::select! {
                 heard = timeout(LISTING_MAX, conversation.list(era)) => heard,

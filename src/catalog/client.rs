@@ -17,7 +17,7 @@ use super::offer::Kind;
 use super::page::Page;
 use super::told::{List, Told};
 use crate::mcp::{Era, MCP_METHOD, MCP_PROTOCOL_VERSION, MCP_SESSION_ID, Revision};
-use crate::upstream::{AskFault, Connectors, Endpoint, Opened, Question};
+use crate::upstream::{AskFault, Asked, Connectors, Endpoint, Field, Opened, Question};
 
 /// One answer.
 const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
@@ -50,6 +50,8 @@ const METHOD_NOT_FOUND: i64 = -32601;
 /// A conversation with one endpoint. Its session, if it has one, is to be ended by [`Self::end`].
 pub(super) struct Conversation {
     connectors: Arc<Connectors>,
+    /// What lets the gateway in.
+    credential: Option<Field>,
     endpoint: Arc<Endpoint>,
     answer_max: Duration,
     manner: Manner,
@@ -148,17 +150,24 @@ impl Conversation {
     pub(super) fn new(
         connectors: &Arc<Connectors>,
         endpoint: Arc<Endpoint>,
+        credential: Option<Field>,
         first_byte: Duration,
     ) -> Self {
         Self {
             connectors: Arc::clone(connectors),
             endpoint,
+            credential,
             answer_max: first_byte.min(ANSWER_MAX),
             manner: Manner::Modern,
             asked: 0,
             bytes_left: LISTING_BYTES_MAX,
             tells: false,
         }
+    }
+
+    fn server(&self) -> Asked<'_> {
+        let Self { connectors, endpoint, credential, .. } = self;
+        Asked { connectors, endpoint, credential: credential.as_ref() }
     }
 
     /// Hears everything, beginning in the era that the server was last spoken to in. May be dropped
@@ -197,8 +206,8 @@ impl Conversation {
                 body: Bytes::new(),
             };
             let ended = async {
-                let opened = self.connectors.open(&self.endpoint, &question).await?;
-                self.connectors.close(opened).await;
+                let opened = self.server().open(&question).await?;
+                self.server().close(opened).await;
                 Ok::<_, AskFault>(())
             };
             let ended = timeout(END_MAX, ended).await;
@@ -218,7 +227,7 @@ impl Conversation {
         let Ok(Ok(mut opened)) = opened else { return Hearing::Deaf };
         let media = opened.field("content-type").unwrap_or_default().to_ascii_lowercase();
         if opened.status() != 200 || !media.starts_with("text/event-stream") {
-            self.connectors.close(opened).await;
+            self.server().close(opened).await;
             return Hearing::Deaf;
         }
         let began = Instant::now();
@@ -249,7 +258,7 @@ impl Conversation {
                 fields: self.fields(None),
                 body: Bytes::new(),
             };
-            return self.connectors.open(&self.endpoint, &question).await;
+            return self.server().open(&question).await;
         }
         let notifications = json!({ "toolsListChanged": true, "promptsListChanged": true,
             "resourcesListChanged": true });
@@ -358,7 +367,7 @@ impl Conversation {
         let message = json!({ "jsonrpc": "2.0", "method": method });
         let sent = async {
             let opened = self.open(method, &message).await?;
-            self.connectors.close(opened).await;
+            self.server().close(opened).await;
             Ok(())
         };
         timeout(self.answer_max, sent).await.unwrap_or_else(|_| Err(too_late()))
@@ -379,7 +388,7 @@ impl Conversation {
                 *session = given.map(str::to_owned);
             }
             let reply = self.read(&mut opened, id).await?;
-            self.connectors.close(opened).await;
+            self.server().close(opened).await;
             Ok(reply)
         };
         timeout(within, asked).await.unwrap_or_else(|_| Err(too_late()))
@@ -392,7 +401,7 @@ impl Conversation {
             fields: self.fields(Some(method)),
             body: Bytes::from(message.to_string()),
         };
-        self.connectors.open(&self.endpoint, &question).await
+        self.server().open(&question).await
     }
 
     fn fields(&self, method: Option<&'static str>) -> Vec<(&'static str, &str)> {

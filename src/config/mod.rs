@@ -21,6 +21,8 @@ mod discovery;
 mod balance;
 mod resilience;
 mod catalog;
+mod cloud_identity;
+mod credentials;
 mod servers;
 mod routes;
 mod certificates;
@@ -49,6 +51,11 @@ pub use audit::{Audit, AuditSink, KeptArguments, Otlp, WhenFull};
 pub use balance::{Balance, HashKey, OnEndpointLoss};
 pub use catalog::{Catalog, Listing, ServerCatalog};
 pub use certificates::{CertificateName, Certificates};
+pub use cloud_identity::{AzureIdentity, GcpMetadata, GcpToken};
+pub use credentials::{
+    ClientAuth, CredentialSource, Credentials, IdentityHeaders, TokenExchange, TokenRequest,
+    WithoutToken,
+};
 pub use discovery::{Discovery, endpoints_file};
 pub use endpoints::{Endpoint, endpoint};
 pub use identity::{Anonymous, ApiKey, Identity};

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::admin::Registration;
 use super::balance::{Balance, BalanceText, OnEndpointLoss};
 use super::catalog::{ServerCatalog, ServerCatalogText};
+use super::credentials::{Credentials, CredentialsText, IdentityHeaders};
 use super::discovery::{Discovery, DiscoveryText};
 use super::endpoints::{self, Endpoint, EndpointText};
 use super::links::note_duplicates;
@@ -51,6 +52,10 @@ pub struct Server {
     pub timeouts: Timeouts,
     /// How the gateway knows what it offers.
     pub catalog: ServerCatalog,
+    /// What it gets instead of the client's credentials; nothing if absent.
+    pub credentials: Option<Credentials>,
+    /// Whether it is told who calls.
+    pub identity_headers: IdentityHeaders,
     /// Where its name stands.
     pub place: Place,
 }
@@ -120,6 +125,10 @@ shape! {
         optional timeouts: TimeoutsText,
         /// Whether and how often this server is asked what it offers.
         optional catalog: ServerCatalogText,
+        /// What it gets instead of the client's credentials, which never reach it.
+        optional credentials: CredentialsText,
+        /// Whether it is told who calls, by X-Toolgate-Caller, -Tenant, -Scopes and -Method: on or off.
+        optional identity_headers: IdentityHeaders,
     }
 }
 
@@ -194,6 +203,8 @@ impl ServerText {
             protocol,
             timeouts,
             catalog,
+            credentials,
+            identity_headers,
         } = self;
         if matches!(discovery, Field::Absent) {
             note_no_endpoints(&name, &endpoints, registration, reading);
@@ -201,6 +212,7 @@ impl ServerText {
         let endpoints = endpoints::check_all(endpoints.or(Vec::new()), reading);
         let discovery =
             discovery.given().and_then(|discovery| discovery.value.check(discovery.head, reading));
+        let credentials = credentials.given().and_then(|text| text.value.check(text.head, reading));
         let balance =
             balance.value().map_or_else(Balance::default, |balance| balance.check(reading));
         let health = health.value().map_or_else(Health::default, |health| health.check(reading));
@@ -222,6 +234,8 @@ impl ServerText {
             protocol: protocol.or(Protocol::default()),
             timeouts: timeouts.value().map_or_else(Timeouts::default, TimeoutsText::check),
             catalog: catalog.value().map_or_else(|| all.clone(), |catalog| catalog.check(all)),
+            credentials,
+            identity_headers: identity_headers.or(IdentityHeaders::default()),
             place: name.place,
         })
     }

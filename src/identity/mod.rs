@@ -318,7 +318,7 @@ impl From<Result<Arc<Caller>, Unproven>> for Proof<'_> {
 }
 
 /// The token of `Authorization: Bearer <token>` (RFC 6750 section 2.1; the scheme in any case).
-fn bearer(value: &[u8]) -> Option<&str> {
+pub fn bearer(value: &[u8]) -> Option<&str> {
     let (scheme, token) = value.split_at_checked(7)?;
     if !scheme.eq_ignore_ascii_case(b"bearer ") {
         return None;

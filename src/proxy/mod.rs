@@ -14,6 +14,7 @@ mod hosts;
 mod http1;
 mod idle;
 mod listing;
+mod identity_headers;
 mod logging;
 mod moving;
 mod own_request;

@@ -15,7 +15,7 @@ use super::own_request::{OwnRequest, Unsaid};
 use crate::mcp::MCP_PROTOCOL_VERSION;
 use crate::sessions::{Abandoned, View, seconds};
 use crate::telemetry::Reason;
-use crate::upstream::now_ms;
+use crate::upstream::{Subject, now_ms};
 
 /// What waits to be ended at the most; the servers end the rest by themselves.
 const WAITING_MAX: usize = 64 * 1024;
@@ -100,12 +100,16 @@ impl Shared {
             }
         }
         let request_id = self.request_ids.next();
+        // Whom the server does not let in can end nothing there.
+        let Ok(credential) = pool.credentials().of(Subject::Gateway).await else { return };
         let request = OwnRequest {
             head: &head,
             session: Some(upstream_id),
             request_id: std::str::from_utf8(&request_id).unwrap_or_default(),
             client_address: None,
             body: Bytes::new(),
+            credential: credential.as_ref(),
+            told: None,
         };
         let endpoint = &place.endpoint;
         let standing = endpoint.standing();

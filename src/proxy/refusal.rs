@@ -8,6 +8,7 @@ use crate::limits::{self, Why};
 use crate::mcp::{Era, Revision, Violation};
 use crate::policy::Subject;
 use crate::telemetry::Reason;
+use crate::upstream::Unavailable;
 
 /// Until 2025-11-25 a resource that is not there has a code of its own.
 const RESOURCE_NOT_FOUND: i32 = -32002;
@@ -89,6 +90,8 @@ fn row(reason: Reason) -> (u16, i32, &'static str) {
         Reason::StreamsFull => (503, 503, "too many streams"),
         Reason::EndpointNone => (503, 503, "no endpoint is available"),
         Reason::EndpointBusy => (503, 503, "the server has too much to do"),
+        Reason::CredentialsUnavailable => (503, 503, "the server's credentials are not available"),
+        Reason::ExchangeRefused => (403, 403, "no credentials of the server for this caller"),
         Reason::EndpointUnreachable => (502, 502, "the server cannot be reached"),
         Reason::EndpointTimeout => (504, 504, "the server did not answer in time"),
         Reason::EndpointBroken => (502, 502, "the server's answer was broken"),
@@ -105,6 +108,15 @@ impl From<Reason> for Refusal {
             _ => Extra::None,
         };
         Self { reason, status, code, message: Cow::Borrowed(message), extra }
+    }
+}
+
+impl From<Unavailable> for Reason {
+    fn from(unavailable: Unavailable) -> Self {
+        match unavailable {
+            Unavailable::Failed => Self::CredentialsUnavailable,
+            Unavailable::Refused => Self::ExchangeRefused,
+        }
     }
 }
 

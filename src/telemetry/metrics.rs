@@ -15,7 +15,7 @@ use super::calls::{CallDetail, CallMetrics, Details};
 use super::configuration::Configuration;
 use super::routes::RouteFamilies;
 use super::{
-    AuditMetrics, CatalogMetrics, EndpointMetrics, IdentityMetrics, LimitMetrics, Reason,
+    AuditMetrics, CatalogMetrics, CredentialMetrics, EndpointMetrics, IdentityMetrics, LimitMetrics, Reason,
     RouteMetrics, SessionMetrics,
 };
 use crate::mcp::well_known;
@@ -93,6 +93,8 @@ pub struct Metrics {
     pub sessions: SessionMetrics,
     /// The record of what happened.
     pub audit: AuditMetrics,
+    /// Credentials of servers.
+    pub credentials: CredentialMetrics,
     /// Lines of the request log that found no room.
     pub log_lines_lost: IntCounter,
     /// What servers offer.
@@ -182,6 +184,7 @@ impl Metrics {
             streams: gauge(&registry, "toolgate_streams_open", "Long-lived streams open now."),
             identity: IdentityMetrics::new(&registry),
             sessions: SessionMetrics::new(&registry),
+            credentials: CredentialMetrics::new(&registry),
             ejections: counters(
                 &registry,
                 "toolgate_ejections_total",

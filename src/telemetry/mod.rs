@@ -14,11 +14,13 @@ mod reason;
 mod repeats;
 mod routes;
 mod sessions;
+mod credentials;
 
 pub use audit::AuditMetrics;
 pub use calls::{CallDetail, RpcCode};
 pub use catalog::{CatalogMetrics, Refresh};
 pub use clock::{rfc3339, write_rfc3339};
+pub use credentials::CredentialMetrics;
 pub use endpoints::{EndpointMetrics, EndpointShown};
 pub use identity::IdentityMetrics;
 pub use limits::{LimitCounters, LimitMetrics};

@@ -97,6 +97,10 @@ reasons! {
     EndpointNone => "endpoint_none",
     /// The endpoint carries as many calls as it may, and no more may wait.
     EndpointBusy => "endpoint_busy",
+    /// What the server wants to see cannot be had now.
+    CredentialsUnavailable => "credentials_unavailable",
+    /// The caller has no token that could be exchanged for one of the server.
+    ExchangeRefused => "exchange_refused",
     /// No endpoint could be connected to.
     EndpointUnreachable => "endpoint_unreachable",
     /// The endpoint did not answer in time.

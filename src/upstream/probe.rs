@@ -10,7 +10,7 @@ use pingora::http::RequestHeader;
 use pingora::protocols::http::client::HttpSession;
 use pingora::upstreams::peer::{HttpPeer, Peer as _};
 
-use super::Endpoint;
+use super::{Endpoint, Field};
 use crate::mcp::{Answer, MCP_SESSION_ID};
 
 /// More of an answer is not read: what a probe asks for is small.
@@ -23,6 +23,17 @@ const USER_AGENT: &str = concat!("toolgate/", env!("CARGO_PKG_VERSION"), " (prob
 pub struct Connectors {
     transport: TransportConnector,
     http: Connector,
+}
+
+/// Who is asked, and what lets the gateway in.
+#[derive(Clone, Copy)]
+pub struct Asked<'a> {
+    /// How.
+    pub connectors: &'a Connectors,
+    /// Whom.
+    pub endpoint: &'a Endpoint,
+    /// The gateway's own credential there, if it has one.
+    pub credential: Option<&'a Field>,
 }
 
 /// What is asked.
@@ -99,28 +110,23 @@ impl Connectors {
         self.transport.new_stream(&*peer).await?;
         Ok(())
     }
+}
 
+impl Asked<'_> {
     /// Sends a request and reads its answer. May be dropped at any time.
-    pub(super) async fn ask(
-        &self,
-        endpoint: &Endpoint,
-        question: &Question<'_>,
-    ) -> Result<Reply, Fault> {
-        let mut opened = self.open(endpoint, question).await?;
+    pub(super) async fn ask(&self, question: &Question<'_>) -> Result<Reply, Fault> {
+        let mut opened = self.open(question).await?;
         let reply = read(&mut opened.exchange, &question.method).await?;
         self.close(opened).await;
         Ok(reply)
     }
 
     /// Sends a request and reads the head of its answer. May be dropped at any time.
-    pub async fn open(
-        &self,
-        endpoint: &Endpoint,
-        question: &Question<'_>,
-    ) -> Result<Opened, Fault> {
+    pub async fn open(&self, question: &Question<'_>) -> Result<Opened, Fault> {
+        let Self { connectors, endpoint, credential } = self;
         let peer = endpoint.peer().ok_or_else(no_address)?;
-        let (mut exchange, _) = self.http.get_http_session(&*peer).await?;
-        exchange.write_request_header(Box::new(head(endpoint, question)?)).await?;
+        let (mut exchange, _) = connectors.http.get_http_session(&*peer).await?;
+        exchange.write_request_header(Box::new(head(endpoint, *credential, question)?)).await?;
         if !question.body.is_empty() {
             exchange.write_request_body(question.body.clone(), true).await?;
         }
@@ -137,7 +143,8 @@ impl Connectors {
             if !exchange.response_done() {
                 exchange.shutdown().await;
             }
-            self.http.release_http_session(exchange, &*peer, peer.idle_timeout()).await;
+            let idle = peer.idle_timeout();
+            self.connectors.http.release_http_session(exchange, &*peer, idle).await;
         }
     }
 }
@@ -146,7 +153,11 @@ fn no_address() -> Fault {
     Fault("its name has no address".to_owned())
 }
 
-fn head(endpoint: &Endpoint, question: &Question<'_>) -> pingora::Result<RequestHeader> {
+fn head(
+    endpoint: &Endpoint,
+    credential: Option<&Field>,
+    question: &Question<'_>,
+) -> pingora::Result<RequestHeader> {
     let Question { method, path, fields, body } = question;
     let mut head = RequestHeader::build(method.clone(), path.as_bytes(), Some(8))?;
     head.insert_header(header::HOST, endpoint.authority())?;
@@ -157,6 +168,9 @@ fn head(endpoint: &Endpoint, question: &Question<'_>) -> pingora::Result<Request
     }
     for (name, value) in fields {
         head.insert_header(*name, *value)?;
+    }
+    if let Some(Field { name, value }) = credential {
+        head.insert_header(name.clone(), value.clone())?;
     }
     Ok(head)
 }

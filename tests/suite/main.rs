@@ -11,6 +11,7 @@ mod certificates;
 mod cli;
 mod clients;
 mod conformance;
+mod credentials;
 mod discovery;
 mod health;
 mod identity;

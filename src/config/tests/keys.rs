@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::identity_keys::IDENTITY;
 use super::policy_keys::POLICY;
+use super::credential_keys::CREDENTIALS;
 use super::server_keys::SERVERS;
 use super::{completed, environment, schema_paths};
 use crate::config::tests::directory::TestDirectory;
@@ -421,6 +422,7 @@ fn every_key_does_what_it_says() {
         SESSIONS,
         CATALOG,
         SERVERS,
+        CREDENTIALS,
         ROUTES_AND_IDENTITY,
         IDENTITY,
         POLICY,
