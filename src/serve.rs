@@ -118,7 +118,6 @@ pub fn run(
         .chain(settings.admin.as_ref().map(|admin| admin.listen))
         .collect();
     let handover = Handover::new(&settings.state_dir);
-    // Discovers what can be discovered at once, so that it can be listed.
     let housekeeping = Housekeeping::new(&shared);
     if start == Start::Upgrade {
         list_first(settings, &shared)?;
@@ -449,8 +448,7 @@ impl BackgroundService for CatalogKeeping {
         let shared = &self.0;
         // The process waits until the sessions of listings are ended.
         let _listing = shared.lifecycle().hold();
-        let catalog = Arc::clone(&shared.snapshot().catalog);
-        let keeping = Keeping::new(catalog, Arc::clone(shared.metrics()));
+        let keeping = Keeping::new(&shared.snapshot().catalog, shared.metrics());
         // A process that shuts down drains already.
         keeping.run(shared.fleet(), shared.lifecycle().draining()).await;
     }

@@ -59,8 +59,8 @@ struct Schedule {
 
 impl Keeping {
     /// Asks nobody yet.
-    pub fn new(catalog: Arc<Catalog>, metrics: Arc<Metrics>) -> Self {
-        let asking = Arc::new(Asking::new(catalog, metrics));
+    pub fn new(catalog: &Arc<Catalog>, metrics: &Arc<Metrics>) -> Self {
+        let asking = Arc::new(Asking::new(Arc::clone(catalog), Arc::clone(metrics)));
         Self { asking, keepers: HashMap::new(), tasks: JoinSet::new() }
     }
 
