@@ -8,9 +8,10 @@ use std::time::{Duration, Instant, SystemTime};
 use criterion::{Criterion, criterion_group, criterion_main};
 use ring::digest::{SHA256, digest};
 use toolgate::config;
-use toolgate::identity::Identity;
+use toolgate::identity::{Audience, Authorities, Credential, Identity, Proof};
 use toolgate::jsonrpc::peek;
 use toolgate::mcp::{Call, Claims, Revision};
+use toolgate::outbound::Outbound;
 use toolgate::sessions::{Binding, NewSession, Place, Rules, Seal, Seen, Table, View, seconds};
 use toolgate::telemetry::{Format, Labels, Line, Metrics, Outcome, RequestLog};
 use toolgate::upstream::{Fleet, Load, Otherwise, Wanted, now_ms};
@@ -65,7 +66,11 @@ fn line() -> Line<'static> {
 #[expect(clippy::too_many_lines, reason = "one list of steps, in their order")]
 fn request_path(c: &mut Criterion) {
     let settings = settings();
-    let identity = Identity::new(&settings.identity);
+    let metrics = Arc::new(Metrics::new(1000, 1000));
+    let outbound = Outbound::new(None).expect("a client");
+    let authorities = Arc::new(Authorities::new(outbound, Arc::clone(&metrics)));
+    let identity = Identity::new(&settings.identity, &authorities);
+    let audience = Audience::new(None);
     let fleet = Fleet::new();
     let pools = fleet.prepare(&settings.servers, now_ms());
     fleet.install(&pools, now_ms());
@@ -75,7 +80,12 @@ fn request_path(c: &mut Criterion) {
         std::iter::once(&b"a secret of more than thirty-two bytes"[..]),
         Duration::from_secs(86_400),
     );
-    let caller = identity.authenticate(Some(b"Bearer key")).expect("ann");
+    let key = Credential { authorization: Some(b"Bearer key"), certificate: None };
+    let known = |credential| match identity.authenticate(credential, &audience, SystemTime::now()) {
+        Proof::Known(caller) => caller,
+        Proof::Refused(_) | Proof::Ask(_) => panic!("a caller who is known"),
+    };
+    let caller = known(key);
     let binding = Binding { route: &ROUTE, caller: caller.digest() };
     let id = b"3f9c2b1e-1234-4000-8000-0123456789ab";
     let new = NewSession {
@@ -95,13 +105,12 @@ fn request_path(c: &mut Criterion) {
     for key in others.map(|other| other.key).chain([sealed.key]) {
         sessions.came(key, &at_home, new.revision, None, now_s, rules);
     }
-    let metrics = Metrics::new(1000, 1000);
     metrics.count(labels(), Outcome::Ok, 0.001, true);
     let log = RequestLog::start(Format::Json, Box::new(io::sink()), metrics.log_lines_lost.clone());
     let claims = Claims { version: Some("2025-11-25"), ..Claims::default() };
 
     let read = || Call::read(claims, peek(black_box(CALL)).expect("a message")).expect("a call");
-    let prove = || identity.authenticate(black_box(Some(b"Bearer key"))).expect("ann");
+    let prove = || known(black_box(key));
     let open = || seal.open(binding, black_box(token.as_bytes()), now).expect("a session");
     let find = || {
         let seen = sessions.used(black_box(sealed.key), now_s, now_s, rules);

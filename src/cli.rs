@@ -10,7 +10,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::admin;
+use crate::audit::{self, Extent, Until, Wanted};
 use crate::config::{self, Problems, Settings};
+use crate::identity::NewKey;
 use crate::serve::{self, Failure, Start};
 use crate::telemetry;
 
@@ -74,8 +76,56 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Read the record of what happened.
+    #[command(subcommand)]
+    Audit(Audit),
+    /// Make keys for callers.
+    Key {
+        #[command(subcommand)]
+        command: KeyCommand,
+    },
     /// Print the version.
     Version,
+}
+
+#[derive(Debug, Subcommand)]
+enum Audit {
+    /// Check that every line is as it was written, and that none is missing, in any order of the files.
+    Verify {
+        /// The files, rotated ones too.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// The files are a part of the record: a chain may have begun before them.
+        #[arg(long)]
+        part: bool,
+    },
+    /// Show records in short lines.
+    Tail {
+        /// The file.
+        file: PathBuf,
+        /// Only those of this caller; `*` and `?` stand for characters.
+        #[arg(long)]
+        caller: Option<String>,
+        /// Only those of this tool; `*` and `?` stand for characters.
+        #[arg(long)]
+        tool: Option<String>,
+        /// Go on with what is added to the file, also when it is rotated.
+        #[arg(long)]
+        follow: bool,
+        /// How many of those that are there already are shown.
+        #[arg(long, default_value_t = 20)]
+        last: usize,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum KeyCommand {
+    /// Print a fresh API key, and the line with its digest for `identity.api_keys`.
+    New {
+        /// Who will hold it.
+        #[arg(long, default_value = "NAME")]
+        caller: String,
+    },
 }
 
 /// Reads the arguments and does what they say.
@@ -107,6 +157,20 @@ pub fn run() -> ExitCode {
             let form = if json { Form::Json } else { Form::Table };
             servers(admin, config.as_deref(), token_file.as_deref(), form)
         }
+        Command::Audit(Audit::Verify { files, part }) => {
+            verify(&files, if part { Extent::Part } else { Extent::Whole })
+        }
+        Command::Audit(Audit::Tail { file, caller, tool, follow, last }) => {
+            let until = if follow { Until::Interrupted } else { Until::End };
+            tail(&file, &Wanted { caller, tool, last: Some(last) }, until)
+        }
+        Command::Key { command: KeyCommand::New { caller } } => match NewKey::random() {
+            Ok(key) => {
+                println!("{key}\n{}", key.line(&caller));
+                ExitCode::SUCCESS
+            }
+            Err(why) => failed(&why),
+        },
         Command::Version => {
             println!("toolgate {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS
@@ -154,6 +218,25 @@ fn servers(url: String, config: Option<&Path>, token: Option<&Path>, form: Form)
             ExitCode::SUCCESS
         }
         Err(fault) => failed(&fault),
+    }
+}
+
+fn verify(files: &[PathBuf], extent: Extent) -> ExitCode {
+    match audit::verify(files, extent) {
+        Ok(report) => {
+            println!("{report}");
+            if report.is_good() { ExitCode::SUCCESS } else { ExitCode::from(FAILURE) }
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+fn tail(file: &Path, wanted: &Wanted, until: Until) -> ExitCode {
+    match audit::tail(file, wanted, until, &mut std::io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read it has seen enough.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => failed(&format!("{}: {error}", file.display())),
     }
 }
 

@@ -57,7 +57,8 @@
 //!   deliver                 passes the answer on, part by part
 //!     stream                  a stream follows its session, tells of changes, ends cleanly
 //!     response_filter         the head as the client sees it, with the session id sealed
-//!     response_body_filter    parts pass untouched; whether the answer is an error is noted
+//!     listing                 lists less what the caller may not see, in JSON and in streams
+//!     response_body_filter    what the answer says is read from its parts as they pass
 //! logging                 on every exit: metrics, and one line
 //! ```
 //!
@@ -88,7 +89,9 @@
 //! endpoint its [`upstream::Standing`] (health, ejection, drain, load). A reload makes new pools over
 //! the same standings. [`sessions::Table`] keeps what cannot be in a session id because it comes
 //! later: the last use, and where the session moved. It is bounded and may be lost: the id is enough
-//! to serve a session.
+//! to serve a session. [`limits::State`] keeps what limits have counted, as long as their rules stay.
+//! to serve a session. [`catalog::Catalog`] keeps what the servers said they offer, and what single
+//! callers were shown beyond that; it is asked for again after every start.
 //!
 //! # Modules
 //!
@@ -101,10 +104,14 @@
 //! | [`mcp`] | what does MCP say? Revisions, methods, headers, violations; no I/O, no clock |
 //! | [`config`] | what is wanted? YAML becomes checked settings, or every problem in it is listed |
 //! | [`telemetry`] | how is the gateway doing? Metrics, the request log, the list of reasons |
+//! | [`outbound`] | the gateway's own HTTP requests: limits of time, size and address |
 //! | [`identity`] | who is calling? |
+//! | [`limits`] | how much? Calls in a time, calls at once |
 //! | [`upstream`] | where does a call go? Pools, endpoints, the choice (`servers` in YAML) |
 //! | [`sessions`] | which conversation? Session ids are sealed, not stored |
+//! | [`catalog`] | what does each server offer? Listed by the gateway itself, in the background |
 //! | [`policy`] | may they? Rules compiled to tables, conditions, combinations |
+//! | [`audit`] | what happened? One line per call and event, in a chain that shows changes |
 //! | [`routes`] | from a path to everything that serves it |
 //! | [`snapshot`] | all of the above, made from one configuration, immutable |
 //! | [`lifecycle`] | does the process serve, drain or close? Signals, and the handover to a successor |
@@ -141,10 +148,14 @@ pub mod jsonrpc;
 pub mod mcp;
 pub mod config;
 pub mod telemetry;
+pub mod outbound;
 pub mod identity;
+pub mod limits;
 pub mod upstream;
 pub mod sessions;
+pub mod catalog;
 pub mod policy;
+pub mod audit;
 pub mod routes;
 pub mod snapshot;
 pub mod lifecycle;

@@ -5,12 +5,11 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora::apps::ServerApp;
 use pingora::apps::http_app::{HttpServer, ServeHttp};
-use pingora::listeners::tls::TlsSettings;
 use pingora::listeners::{L4BufferSettings, ListenerConfig, Listeners};
 use pingora::server::configuration::ServerConf;
 use pingora::server::{
@@ -19,18 +18,18 @@ use pingora::server::{
 use pingora::services::background::{BackgroundService, background_service};
 use pingora::services::listening::Service;
 use pingora::services::{ServiceReadyNotifier, ServiceWithDependents};
-use pingora::tls::{ServerConfig, load_certs_and_key_files, version};
 use tokio::sync::{Mutex, oneshot};
 
 use crate::admin::{self, Api, Guard, Operators, Probes, Reload};
+use crate::audit::Audit;
+use crate::catalog::{self, Keeping};
 use crate::config::{self, Problem, Problems, Settings};
 use crate::lifecycle::{self, Belongings, Handover, HandoverFault, Lifecycle, Signals};
 use crate::policy;
-use crate::proxy::{Edge, ProxyProtocol, Shared};
-use crate::sessions::{Table, seconds};
-use crate::snapshot::Snapshot;
+use crate::proxy::{Edge, ProxyProtocol, Shared, tls_fault, tls_settings};
+use crate::snapshot::{Lasting, Snapshot};
 use crate::telemetry::{Format, Metrics, RequestLog};
-use crate::upstream::{Fleet, Upkeep, now_ms};
+use crate::upstream::{Upkeep, now_ms};
 
 /// How long a connection waits for more to send: enough for a small answer with its head.
 const WRITE_BUFFER_BYTES: usize = 1460;
@@ -91,8 +90,8 @@ pub fn check(settings: &Settings) -> Result<(), Problems> {
         .iter()
         .filter_map(|listener| listener.tls.as_ref())
         .filter_map(|tls| {
-            let fault = certificate_fault(tls)?;
-            Some(Problem::new(tls.place, fault).hint("give a PEM chain and its PEM private key"))
+            let fault = tls_fault(tls)?;
+            Some(Problem::new(tls.place, fault).hint("give PEM files: a chain and its private key, and who signs certificates of clients"))
         })
         .chain(policy::problems(settings))
         .collect();
@@ -113,19 +112,27 @@ pub fn run(
     check(settings).map_err(Failure::Settings)?;
     let lifecycle = Lifecycle::new();
     let shared = Arc::new(share(settings, &lifecycle)?);
+    fetch_keys(&shared)?;
     let listeners = settings.listeners.iter().map(|listener| listener.address);
     let addresses: Vec<_> = listeners
         .chain(settings.health)
         .chain(settings.admin.as_ref().map(|admin| admin.listen))
         .collect();
     let handover = Handover::new(&settings.state_dir);
+    // Discovers what can be discovered at once, so that it can be listed.
+    let housekeeping = Housekeeping::new(&shared);
     if start == Start::Upgrade {
+        // The process that serves goes on meanwhile.
+        list_first(settings, &shared)?;
         // Last of all that can fail: until here the process that serves knows nothing of this one.
         handover.receive(&addresses)?;
     }
     for &address in addresses.iter().filter(|address| !handover.has(**address)) {
         // Pingora binds later, in a thread where a failure would be a panic that nobody sees.
         TcpListener::bind(address).map_err(|error| Failure::Listen { address, error })?;
+    }
+    if start == Start::Afresh {
+        list_first(settings, &shared)?;
     }
     let reload = file.map(|file| Reload::new(file, settings, Arc::clone(&shared), check));
     let reload = reload.transpose()?.map(Arc::new);
@@ -137,6 +144,9 @@ pub fn run(
     let mut server = Server::new_with_opt_and_conf(None, server_conf(settings));
     server.bootstrap();
     for service in services(settings, &shared, &handover, &server.configuration) {
+        server.add_boxed_service(service);
+    }
+    for service in beside(&shared, housekeeping) {
         server.add_boxed_service(service);
     }
     if let Some(reload) = inherited {
@@ -203,9 +213,8 @@ fn serve(
 fn share(settings: &Settings, lifecycle: &Arc<Lifecycle>) -> io::Result<Shared> {
     let telemetry = &settings.telemetry;
     let metrics = Arc::new(Metrics::new(telemetry.callers_max, telemetry.tools_max));
-    let fleet = Arc::new(Fleet::new());
-    let sessions = Arc::new(Table::new(seconds(SystemTime::now())));
-    let snapshot = Snapshot::new(settings, &fleet, sessions, &metrics)?;
+    let lasting = Lasting::new(&metrics)?;
+    let snapshot = Snapshot::new(settings, &lasting)?;
     let format = match telemetry.requests {
         config::RequestLog::Json => Some(Format::Json),
         config::RequestLog::Text => Some(Format::Text),
@@ -218,7 +227,26 @@ fn share(settings: &Settings, lifecycle: &Arc<Lifecycle>) -> io::Result<Shared> 
     // Every listener has workers of its own.
     let workers = settings.runtime.threads * settings.listeners.len();
     let lifecycle = Arc::clone(lifecycle);
-    Ok(Shared::new(snapshot, fleet, metrics, request_log, idle, workers, lifecycle))
+    let audit = match &settings.audit {
+        Some(audit) => Some(
+            Audit::start(audit, &hex(&settings.sources.digest()), &metrics.audit)
+                .map_err(io::Error::other)?,
+        ),
+        None => None,
+    };
+    Ok(Shared::new(snapshot, lasting, (request_log, audit), idle, workers, lifecycle))
+}
+
+/// The digits of a digest.
+fn hex(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Fetches the keys of all issuers, so that the first tokens can be checked.
+fn fetch_keys(shared: &Shared) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(shared.snapshot().identity.authorities().fetch());
+    Ok(())
 }
 
 fn server_conf(settings: &Settings) -> ServerConf {
@@ -248,13 +276,26 @@ fn services(
         let probes = probes(shared, Guard::None);
         services.push(aside(format!("probes {address}"), address, probes, shared, handover));
     }
-    let mut housekeeping = background_service("housekeeping", Housekeeping::new(shared));
+    services
+}
+
+/// What runs beside the requests.
+fn beside(shared: &Arc<Shared>, housekeeping: Housekeeping) -> [Box<dyn ServiceWithDependents>; 4] {
+    let mut housekeeping = background_service("housekeeping", housekeeping);
     housekeeping.threads = Some(1);
-    services.push(Box::new(housekeeping));
     let mut sessions = background_service("sessions", SessionKeeping(Arc::clone(shared)));
     sessions.threads = Some(1);
-    services.push(Box::new(sessions));
-    services
+    let mut keys = background_service("keys", KeyKeeping(Arc::clone(shared)));
+    keys.threads = Some(1);
+    let mut catalog = background_service("catalog", CatalogKeeping(Arc::clone(shared)));
+    catalog.threads = Some(1);
+    [Box::new(housekeeping), Box::new(sessions), Box::new(keys), Box::new(catalog)]
+}
+
+/// Asks the servers what they offer, before anybody asks the gateway.
+fn list_first(settings: &Settings, shared: &Shared) -> io::Result<()> {
+    let within = settings.catalog.ready_within;
+    catalog::list_first(&shared.snapshot().catalog, shared.fleet(), shared.metrics(), within)
 }
 
 /// What lets operators see and change a running gateway.
@@ -301,12 +342,14 @@ fn listen(settings: &config::Listener) -> Listeners {
     let mut listeners = Listeners::new();
     let mut endpoint = ListenerConfig::tcp(settings.address.to_string());
     if let Some(tls) = &settings.tls {
-        let certificate = tls.certificate.display().to_string();
-        let key = tls.key.display().to_string();
-        // The files were checked by `check`; between then and now only their disappearance is left.
-        if let Ok(mut tls) = TlsSettings::intermediate(&certificate, &key) {
-            tls.enable_h2();
-            endpoint = endpoint.tls(tls);
+        // The files were checked by `check`; between then and now only their disappearance is left,
+        // and a listener that cannot ask for certificates as it should does not listen in the clear.
+        match tls_settings(tls) {
+            Ok(tls) => endpoint = endpoint.tls(tls),
+            Err(why) => {
+                tracing::error!(why, address = %settings.address, "a listener has no TLS");
+                return listeners;
+            }
         }
         endpoint =
             endpoint.l4_buffer(L4BufferSettings::new(TLS_READ_BUFFER_BYTES, WRITE_BUFFER_BYTES));
@@ -319,24 +362,6 @@ fn listen(settings: &config::Listener) -> Listeners {
     }
     listeners.add_listener(endpoint);
     listeners
-}
-
-/// Why certificate and key cannot be used; `None` if they can.
-fn certificate_fault(tls: &config::Tls) -> Option<String> {
-    pingora::tls::install_default_crypto_provider();
-    let (certificate, key) = (tls.certificate.display(), tls.key.display());
-    let loaded = load_certs_and_key_files(&certificate.to_string(), &key.to_string());
-    let (chain, key) = match loaded {
-        Ok(Some(loaded)) => loaded,
-        Ok(None) => return Some(format!("no certificate in {certificate} or no key in {key}")),
-        Err(error) => return Some(format!("cannot read {certificate} or {key}: {error}")),
-    };
-    let versions = [&version::TLS12, &version::TLS13];
-    ServerConfig::builder_with_protocol_versions(&versions)
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .err()
-        .map(|error| format!("certificate and key do not fit: {error}"))
 }
 
 /// A listening service of Pingora's, on sockets that may come from a predecessor.
@@ -382,6 +407,20 @@ impl ShutdownSignalWatch for Refusing {
     }
 }
 
+/// Keeps the keys of those who issue tokens.
+struct KeyKeeping(Arc<Shared>);
+
+#[async_trait]
+impl BackgroundService for KeyKeeping {
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        let end = async move {
+            // Tokens come until the last connection ends; keys that are there stay until then.
+            drop(shutdown.changed().await);
+        };
+        self.0.snapshot().identity.authorities().keep(end).await;
+    }
+}
+
 /// Ends sessions that nobody uses, and wakes those whose time at an endpoint is over.
 struct SessionKeeping(Arc<Shared>);
 
@@ -417,6 +456,30 @@ impl BackgroundService for SessionKeeping {
             () = leaving => {}
             _ = shutdown.wait_for(|_| false) => {}
         }
+    }
+}
+
+/// Keeps what is known of the servers' offers true.
+struct CatalogKeeping(Arc<Shared>);
+
+#[async_trait]
+impl BackgroundService for CatalogKeeping {
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        let shared = &self.0;
+        let lifecycle = shared.lifecycle();
+        // The process waits until the sessions of listings are ended.
+        let _listing = lifecycle.hold();
+        let catalog = Arc::clone(&shared.snapshot().catalog);
+        let mut keeping = Keeping::new(catalog, Arc::clone(shared.metrics()));
+        while !lifecycle.is_draining() && !*shutdown.borrow() {
+            keeping.follow(shared.fleet());
+            tokio::select! {
+                () = tokio::time::sleep(SWEEP_EVERY) => {}
+                () = lifecycle.draining() => {}
+                changed = shutdown.changed() => if changed.is_err() { break },
+            }
+        }
+        keeping.stop().await;
     }
 }
 

@@ -2,13 +2,53 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::SystemTime;
 
+use crate::audit::Keeping;
+use crate::catalog::Catalog;
 use crate::config::{self, Reap, Settings};
-use crate::identity::Identity;
+use crate::identity::{Authorities, Identity};
+use crate::limits::{self, Limits};
+use crate::outbound::Outbound;
+use crate::policy::{self, Combinations, Policy};
 use crate::routes::Routes;
-use crate::sessions::{KeyFile, Rules, Seal, Table, View, generated_key};
+use crate::sessions::{KeyFile, Rules, Seal, Table, View, generated_key, seconds};
 use crate::telemetry::Metrics;
 use crate::upstream::{self, Fleet, Pool, now_ms};
+
+/// What outlives every configuration.
+pub struct Lasting {
+    /// Every server and its endpoints.
+    pub fleet: Arc<Fleet>,
+    /// The legacy sessions that were used lately.
+    pub sessions: Arc<Table>,
+    /// What the servers offer.
+    pub catalog: Arc<Catalog>,
+    /// The keys of those who issue tokens, and the tokens that were checked.
+    pub authorities: Arc<Authorities>,
+    /// What combination rules remember.
+    pub marks: Arc<policy::State>,
+    /// What limits have counted.
+    pub limits: Arc<limits::State>,
+    /// The metrics of the process.
+    pub metrics: Arc<Metrics>,
+}
+
+impl Lasting {
+    /// At the start of a process: nothing is known yet.
+    pub fn new(metrics: &Arc<Metrics>) -> io::Result<Self> {
+        let outbound = Outbound::new(None).map_err(io::Error::other)?;
+        Ok(Self {
+            fleet: Arc::new(Fleet::new()),
+            sessions: Arc::new(Table::new(seconds(SystemTime::now()))),
+            catalog: Arc::new(Catalog::new()),
+            authorities: Arc::new(Authorities::new(outbound, Arc::clone(metrics))),
+            marks: Arc::default(),
+            limits: Arc::default(),
+            metrics: Arc::clone(metrics),
+        })
+    }
+}
 
 /// One configuration, ready to serve.
 pub struct Snapshot {
@@ -16,10 +56,20 @@ pub struct Snapshot {
     pub routes: Routes,
     /// Who is calling.
     pub identity: Identity,
+    /// What callers may do.
+    pub policy: Policy,
+    /// What may not follow what.
+    pub combinations: Combinations,
+    /// What the record keeps of arguments, if there is a record.
+    pub keeping: Option<Keeping>,
+    /// How much is served.
+    pub limits: Limits,
     /// What legacy session ids are sealed with.
     pub seal: Seal,
     /// Every server, in the order of the settings.
     pub pools: Vec<Arc<Pool>>,
+    /// What the servers offer.
+    pub catalog: Arc<Catalog>,
     /// The rules of each listener, in the order of the settings.
     pub listeners: Vec<config::Listener>,
     /// The legacy sessions that were used lately.
@@ -33,21 +83,29 @@ pub struct Snapshot {
 impl Snapshot {
     /// Builds everything a request needs. Fails only where the machine does: the settings are
     /// checked already.
-    pub fn new(
-        settings: &Settings,
-        fleet: &Fleet,
-        sessions: Arc<Table>,
-        metrics: &Metrics,
-    ) -> io::Result<Self> {
+    pub fn new(settings: &Settings, lasting: &Lasting) -> io::Result<Self> {
+        let Lasting { fleet, sessions, catalog, authorities, marks: _, limits, metrics } = lasting;
         let pools = fleet.prepare(&settings.servers, now_ms());
         upstream::resolve_now(&pools);
+        let servers = || settings.servers.iter().map(|server| server.name.as_str());
+        // `check` has compiled every condition already.
+        let policy = Policy::new(&settings.policy, servers()).map_err(|faults| {
+            io::Error::other(faults.into_iter().map(|fault| fault.message).collect::<String>())
+        })?;
+        let combinations =
+            Combinations::new(&settings.policy, servers(), settings.sessions.lifetime);
         Ok(Self {
-            routes: Routes::new(&settings.routes, &pools, metrics),
-            identity: Identity::new(&settings.identity),
+            routes: Routes::new(settings, &pools, catalog, metrics),
+            identity: Identity::new(&settings.identity, authorities),
+            policy,
+            combinations,
+            keeping: settings.audit.as_ref().map(Keeping::new),
+            limits: Limits::new(&settings.limits, &settings.listeners, limits, &metrics.limits),
             seal: seal(settings)?,
             pools,
+            catalog: Arc::clone(catalog),
             listeners: settings.listeners.clone(),
-            sessions,
+            sessions: Arc::clone(sessions),
             session_rules: session_rules(settings),
             streams_max: settings.runtime.streams_max,
         })

@@ -14,6 +14,7 @@ use super::reload::{Reload, Reloaded, Trigger, Turn};
 use super::sightings::Sightings;
 use super::tokens::{self, Needs};
 use super::view;
+use crate::catalog::Offer;
 use crate::config::{Role, Settings};
 use crate::upstream::Pool;
 
@@ -186,7 +187,9 @@ impl Api {
 
     fn show(&self, asked: &Asked, name: &str) -> Result<Answer, Denial> {
         let pool = self.pool(name)?;
-        let (server, tag) = self.view(&pool);
+        let (mut server, tag) = self.view(&pool);
+        // Only here: thousands of names are too many for a list of servers.
+        server["tools"] = view::tools(&self.offer(&pool));
         let known = asked.if_none_match.as_deref();
         if known.is_some_and(|known| names(known.replace("W/", "").as_str(), &tag)) {
             return Ok(Answer::new(StatusCode::NOT_MODIFIED, Value::Null).tagged(tag));
@@ -225,7 +228,14 @@ impl Api {
     pub(super) fn view(&self, pool: &Pool) -> (Value, String) {
         let registered = self.reload.registrations().servers().contains(pool.name());
         let settings = self.reload.settings();
-        view::server(pool, &settings, registered.into(), &self.sightings, SystemTime::now())
+        let offer = self.offer(pool);
+        let (sightings, now) = (&self.sightings, SystemTime::now());
+        view::server(pool, &settings, &offer, registered.into(), sightings, now)
+    }
+
+    fn offer(&self, pool: &Pool) -> Arc<Offer> {
+        let catalog = &self.reload.shared().snapshot().catalog;
+        catalog.offer(pool.name()).unwrap_or_default()
     }
 
     /// The entity tag of a server, if it is there.

@@ -261,8 +261,7 @@ impl Reload {
     fn install(&self, settings: Settings) -> Result<Vec<String>, Fault> {
         let shared = &self.shared;
         let before = shared.fleet().pools();
-        let sessions = Arc::clone(&shared.snapshot().sessions);
-        let snapshot = Snapshot::new(&settings, shared.fleet(), sessions, shared.metrics())?;
+        let snapshot = Snapshot::new(&settings, shared.lasting())?;
         let Difference { changes, announced } =
             Difference::between(&self.settings.load(), &settings);
         shared.metrics().configured(settings.sources.digest(), SystemTime::now());

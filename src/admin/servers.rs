@@ -89,6 +89,11 @@ fn read(name: &str, body: &[u8]) -> Result<(Value, Vec<Value>), Denial> {
             "a registered server cannot read a file; use `discovery: { dns: URL }`, or register its endpoints",
         ));
     }
+    if server.contains_key("credentials") {
+        return Err(Denial::unprocessable(
+            "a registered server gets no credentials; write it into the configuration",
+        ));
+    }
     let routes = match server.remove("routes") {
         None => Vec::new(),
         Some(Value::Array(routes)) => routes,
@@ -144,6 +149,7 @@ mod tests {
             r#"{"owner":"\u0024{HOME}"}"#,
             r#"{"discovery":{"file":"/etc/passwd"}}"#,
             r#"{"discovery":{"dns":"http://h/","file":"x"}}"#,
+            r#"{"credentials":{"token_file":"/etc/passwd"}}"#,
         ] {
             assert!(read("new", bad.as_bytes()).is_err(), "{bad}");
         }

@@ -39,8 +39,14 @@ fn heading(server: &Value) -> String {
         owner => format!("  owner {owner}"),
     };
     let registered = if server["source"] == "registered" { "  registered" } else { "" };
+    let offers = match shown(&server["catalog"]["state"]).as_str() {
+        "known" => format!("  tools {}", shown(&server["catalog"]["tools"])),
+        state @ "stale" => format!("  tools {} ({state})", shown(&server["catalog"]["tools"])),
+        "unknown" => "  tools unknown".to_owned(),
+        _ => String::new(),
+    };
     format!(
-        "{}  {routes}{owner}{registered}  sessions {}  in flight {}  last change {}\n",
+        "{}  {routes}{owner}{registered}{offers}  sessions {}  in flight {}  last change {}\n",
         shown(&server["name"]),
         shown(&server["sessions"]),
         shown(&server["in_flight"]),
@@ -112,12 +118,12 @@ mod tests {
         let servers = json!({ "servers": [
             { "name": "files", "owner": "team\u{1b}[31m", "routes": ["/files", "/f"], "source": "configured",
               "sessions": 24, "in_flight": 6, "last_change": "2026-11-22T13:00:00Z",
-              "endpoints": [endpoint("http://10.0.0.1:8000/mcp", "serving"), leased] },
+              "catalog": { "state": "known", "tools": 12 }, "endpoints": [endpoint("http://10.0.0.1:8000/mcp", "serving"), leased] },
             { "name": "new", "owner": null, "routes": [], "source": "registered",
               "sessions": 0, "in_flight": 0, "last_change": "2026-11-22T13:00:00Z", "endpoints": [] },
         ] });
         let expected = "\
-files  /files /f  owner team [31m  sessions 24  in flight 6  last change 2026-11-22T13:00:00Z
+files  /files /f  owner team [31m  tools 12  sessions 24  in flight 6  last change 2026-11-22T13:00:00Z
   endpoint                            state                                since                 sessions  in flight  source
   http://10.0.0.1:8000/mcp            serving                              2026-11-22T13:00:00Z  12        3          configured
   http://10.0.0.12:8000/mcp weight 2  draining until 2026-11-22T13:05:00Z  2026-11-22T13:00:00Z  12        3          registered a1 for 20s

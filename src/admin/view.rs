@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::difference::placeless;
 use super::sightings::Sightings;
-use crate::config::{OnEndpointLoss, Settings};
+use crate::catalog::{Kind, Offer, State};
+use crate::config::{Listing, OnEndpointLoss, Settings};
 use crate::telemetry::rfc3339;
 use crate::upstream::{Member, Pool, Source, now_ms};
 
@@ -29,6 +30,7 @@ impl From<bool> for Origin {
 pub(super) fn server(
     pool: &Pool,
     settings: &Settings,
+    offer: &Offer,
     origin: Origin,
     sightings: &Sightings,
     now: SystemTime,
@@ -79,8 +81,40 @@ pub(super) fn server(
         "in_flight": sum("in_flight"),
         "last_change": rfc3339(since.changed),
         "endpoints": endpoints,
+        "catalog": catalog(of.catalog.listing, offer),
     });
     (server, tag)
+}
+
+/// What is known of what a server offers, in numbers.
+fn catalog(listing: Listing, offer: &Offer) -> Value {
+    let count = |kind| offer.list(kind).all().len();
+    let (state, fault) = match &offer.state {
+        State::Unknown if listing == Listing::Off => ("off", None),
+        State::Unknown => ("unknown", None),
+        State::Known => ("known", None),
+        State::Stale(fault) => ("stale", Some(fault)),
+    };
+    json!({
+        "state": state,
+        "fault": fault,
+        "listed": offer.listed_at.map(rfc3339),
+        "last_change": offer.changed_at.map(rfc3339),
+        "tools": count(Kind::Tools),
+        "prompts": count(Kind::Prompts),
+        "resources": count(Kind::Resources),
+        "templates": count(Kind::Templates),
+    })
+}
+
+/// The tools of a server with what it declares about them.
+pub(super) fn tools(offer: &Offer) -> Value {
+    let tools = offer.list(Kind::Tools).all().iter();
+    let tool = tools.map(|tool| {
+        let annotations = &tool.annotations.declared;
+        json!({ "name": &*tool.name, "annotations": annotations })
+    });
+    tool.collect()
 }
 
 /// Both clocks at one moment.

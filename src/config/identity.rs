@@ -5,11 +5,13 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use super::certificates::{Certificates, CertificatesText};
 use super::links::note_duplicates;
 use super::listeners::Listener;
 use super::reading::{Fault, Reading};
 use super::scalars::{Digest, choice_schema, parse_choice};
 use super::shape::{At, Field, Scalar, Shape, shape};
+use super::tokens::{self, Introspection, IntrospectionText, Jwt, JwtText};
 use super::tree::{Kind, Node, compose, hide};
 
 /// How callers prove who they are.
@@ -19,6 +21,12 @@ pub struct Identity {
     pub anonymous: Anonymous,
     /// The keys that prove a caller; all different.
     pub api_keys: Vec<ApiKey>,
+    /// The issuers of signed tokens; all different.
+    pub jwt: Vec<Jwt>,
+    /// The issuers that are asked about tokens, in this order; all different.
+    pub introspection: Vec<Introspection>,
+    /// How a client certificate proves a caller.
+    pub certificates: Option<Certificates>,
 }
 
 /// Whether a call without credentials is served.
@@ -58,10 +66,16 @@ impl fmt::Debug for ApiKey {
 shape! {
     /// Who may call.
     IdentityText {
-        /// Whether calls without credentials are served: allow or deny; deny where there are API keys.
+        /// Whether calls without credentials are served: allow or deny; deny where there is any way to prove a caller.
         optional anonymous: Anonymous,
         /// The keys that prove a caller: a list, or the file that holds the list.
         optional api_keys: ApiKeysText,
+        /// The issuers of signed tokens (JWT).
+        optional jwt: Vec<Field<JwtText>>,
+        /// The issuers that are asked about tokens, in this order (RFC 7662).
+        optional introspection: Vec<Field<IntrospectionText>>,
+        /// How a client certificate proves a caller that sends no token.
+        optional certificates: CertificatesText,
     }
 }
 
@@ -172,6 +186,12 @@ impl Scalar for Anonymous {
     }
 }
 
+/// Whether some token is only for a route's own URL, so that every route must have one.
+pub(super) fn needs_public_urls(main: &Field<IdentityText>) -> bool {
+    let Some(At { value: text, .. }) = main.as_given() else { return false };
+    tokens::need_public_urls(&text.jwt, &text.introspection)
+}
+
 /// Checks the identity of the main file together with the keys of the included ones.
 pub(super) fn check(
     main: Option<IdentityText>,
@@ -179,25 +199,28 @@ pub(super) fn check(
     listeners: &[Listener],
     reading: &mut Reading<'_>,
 ) -> Identity {
-    let (anonymous, main_keys) = match main {
-        Some(IdentityText { anonymous, api_keys }) => (anonymous, api_keys),
-        None => (Field::Absent, Field::Absent),
-    };
+    let IdentityText { anonymous, api_keys, jwt, introspection, certificates } =
+        main.unwrap_or_default();
     let lists = included.into_iter().map(|IncludedIdentityText { api_keys }| api_keys);
-    let lists: Vec<_> = std::iter::once(main_keys)
+    let lists: Vec<_> = std::iter::once(api_keys)
         .chain(lists)
         .filter(|keys| !matches!(keys, Field::Absent))
         .collect();
-    let closed = !lists.is_empty();
+    let closed = !lists.is_empty()
+        || !matches!(
+            (&jwt, &introspection, &certificates),
+            (Field::Absent, Field::Absent, Field::Absent)
+        );
     let texts = lists.into_iter().filter_map(Field::value).flat_map(|list| list.0);
     let api_keys = check_api_keys(texts.filter_map(Field::value).collect(), reading);
+    let certificates =
+        certificates.given().map(|text| text.value.check(text.head, listeners, reading));
     let anonymous = match anonymous {
         Field::Given(At { head, value: Anonymous::Deny, .. }) if !closed => {
-            let hint = "add `api_keys`, or write `anonymous: allow`";
             reading.problem(
                 head,
-                "nobody could call: there are no API keys and anonymous callers are denied",
-                hint,
+                "nobody could call: there is no way to prove a caller and anonymous callers are denied",
+                "add `api_keys`, `jwt`, `introspection` or `certificates`, or write `anonymous: allow`",
             );
             Anonymous::Deny
         }
@@ -208,7 +231,25 @@ pub(super) fn check(
         }
         Field::Absent | Field::Faulty => Anonymous::Deny,
     };
-    Identity { anonymous, api_keys }
+    Identity {
+        anonymous,
+        api_keys,
+        jwt: tokens::check_jwt(jwt, reading),
+        introspection: tokens::check_introspection(introspection, reading),
+        certificates,
+    }
+}
+
+impl Default for IdentityText {
+    fn default() -> Self {
+        Self {
+            anonymous: Field::Absent,
+            api_keys: Field::Absent,
+            jwt: Field::Absent,
+            introspection: Field::Absent,
+            certificates: Field::Absent,
+        }
+    }
 }
 
 fn check_api_keys(texts: Vec<ApiKeyText>, reading: &mut Reading<'_>) -> Vec<ApiKey> {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use ipnet::IpNet;
 
-use super::{Admin, Listener, ListenerLimits, ProxyProtocol, Settings};
+use super::{Admin, Audit, ClientTls, Listener, ListenerLimits, ProxyProtocol, Settings};
 
 impl Settings {
     /// The keys that differ and take effect only in a new process, in the order of the file.
@@ -41,6 +41,15 @@ impl Settings {
             ),
             ("runtime.grace", self.runtime.grace != newer.runtime.grace),
             ("state_dir", self.state_dir != newer.state_dir),
+            (
+                "audit.sinks",
+                audit(self, |audit| &audit.sinks) != audit(newer, |audit| &audit.sinks),
+            ),
+            (
+                "audit.when_full",
+                audit(self, |audit| &audit.when_full) != audit(newer, |audit| &audit.when_full),
+            ),
+            ("audit.queue", audit(self, audit_queue) != audit(newer, audit_queue)),
             ("telemetry.requests", self.telemetry.requests != newer.telemetry.requests),
             (
                 "telemetry.labels",
@@ -52,6 +61,15 @@ impl Settings {
     }
 }
 
+/// A part of the section, where there is one.
+fn audit<'s, T>(settings: &'s Settings, part: fn(&'s Audit) -> T) -> Option<T> {
+    settings.audit.as_ref().map(part)
+}
+
+fn audit_queue(audit: &Audit) -> (usize, usize) {
+    (audit.queue_records_max, audit.queue_bytes_max)
+}
+
 /// Whether a part differs at some place of the list, because each listener serves the rules at its own place.
 fn listeners_differ<'s, T: PartialEq>(
     settings: &'s Settings,
@@ -61,9 +79,10 @@ fn listeners_differ<'s, T: PartialEq>(
     settings.listeners.iter().zip(&newer.listeners).any(|(old, new)| part(old) != part(new))
 }
 
-/// Certificate and key by name: what the files hold is another matter.
-fn tls_files(listener: &Listener) -> Option<(&Path, &Path)> {
-    listener.tls.as_ref().map(|tls| (tls.certificate.as_path(), tls.key.as_path()))
+/// The files by name: what they hold is another matter.
+fn tls_files(listener: &Listener) -> Option<(&Path, &Path, Option<&ClientTls>)> {
+    let tls = listener.tls.as_ref()?;
+    Some((tls.certificate.as_path(), tls.key.as_path(), tls.clients.as_ref()))
 }
 
 /// Who may write a PROXY protocol header is fixed when the listener is made; whose X-Forwarded-For
@@ -75,8 +94,9 @@ fn believed_headers(listener: &Listener) -> &[IpNet] {
     }
 }
 
-/// What each connection is bound by from its start; the time for a body is asked for each request.
+/// What each connection is bound by from its start; the time for a body and the limit
+/// of an address are asked for each request.
 fn limits_of_connections(listener: &Listener) -> ListenerLimits {
     let body_timeout = ListenerLimits::default().body_timeout;
-    ListenerLimits { body_timeout, ..listener.limits.clone() }
+    ListenerLimits { body_timeout, requests_per_address: None, ..listener.limits.clone() }
 }

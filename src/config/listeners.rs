@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde_json::Value;
 
+use super::limits::Rate;
 use super::place::Place;
 use super::reading::{Fault, Reading};
 use super::scalars::{Bytes, Count, choice_schema, parse_choice};
@@ -41,8 +42,30 @@ pub struct Tls {
     pub certificate: PathBuf,
     /// The private key in PEM; the file exists.
     pub key: PathBuf,
+    /// Whose certificates clients may or must show.
+    pub clients: Option<ClientTls>,
     /// Where the section stands.
     pub place: Place,
+}
+
+/// The certificates of clients.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientTls {
+    /// Those who sign them, in PEM; the file exists.
+    pub ca: PathBuf,
+    /// Those that were revoked, in PEM; the file exists.
+    pub crl: Option<PathBuf>,
+    /// Whether a client must show one.
+    pub certificate: ClientCertificate,
+}
+
+/// Whether a client must show a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientCertificate {
+    /// A connection without one ends.
+    Required,
+    /// Who shows none proves itself otherwise.
+    Optional,
 }
 
 /// Whether connections begin with a PROXY protocol header.
@@ -70,6 +93,8 @@ pub struct ListenerLimits {
     pub requests_per_connection_max: u32,
     /// Concurrent streams of one HTTP/2 connection.
     pub streams_per_connection_max: u32,
+    /// Requests of one client address, whoever calls.
+    pub requests_per_address: Option<Rate>,
 }
 
 impl Default for ListenerLimits {
@@ -81,6 +106,7 @@ impl Default for ListenerLimits {
             idle_timeout: Duration::from_secs(60),
             requests_per_connection_max: 100_000,
             streams_per_connection_max: 100,
+            requests_per_address: None,
         }
     }
 }
@@ -112,6 +138,12 @@ shape! {
         required certificate: PathBuf,
         /// The private key.
         required key: PathBuf,
+        /// Who signs the certificates of clients; none are asked for by default.
+        optional client_ca: PathBuf,
+        /// The certificates of clients that were revoked; none by default.
+        optional client_crl: PathBuf,
+        /// Whether a client must show a certificate: required or optional.
+        optional client_certificate: ClientCertificate,
     }
 }
 
@@ -130,6 +162,8 @@ shape! {
         optional requests_per_connection_max: Count,
         /// Concurrent streams of one HTTP/2 connection.
         optional streams_per_connection_max: Count,
+        /// Requests of one client address (of IPv6 its /64), whoever calls: 200/s; unlimited by default.
+        optional requests_per_address: Rate,
     }
 }
 
@@ -167,6 +201,21 @@ impl Scalar for ProxyProtocol {
         choice_schema(PROXY_PROTOCOLS)
     }
 }
+
+impl Scalar for ClientCertificate {
+    const NAME: &'static str = "a word";
+
+    fn parse(text: &str) -> Result<Self, Fault> {
+        parse_choice(text, CLIENT_CERTIFICATES)
+    }
+
+    fn schema() -> Value {
+        choice_schema(CLIENT_CERTIFICATES)
+    }
+}
+
+const CLIENT_CERTIFICATES: &[(&str, ClientCertificate)] =
+    &[("required", ClientCertificate::Required), ("optional", ClientCertificate::Optional)];
 
 const PROXY_PROTOCOLS: &[(&str, ProxyProtocol)] =
     &[("off", ProxyProtocol::Off), ("v2", ProxyProtocol::V2)];
@@ -239,11 +288,23 @@ impl ListenerText {
 
 impl TlsText {
     fn check(self, place: Place, reading: &mut Reading<'_>) -> Option<Tls> {
-        let Self { certificate, key } = self;
+        let Self { certificate, key, client_ca, client_crl, client_certificate } = self;
+        if matches!(client_ca, Field::Absent) {
+            let crl = client_crl.as_given().map(|crl| crl.head);
+            let certificate = client_certificate.as_given().map(|certificate| certificate.head);
+            for head in crl.into_iter().chain(certificate) {
+                reading.problem(head, "clients are not asked for certificates", "add `client_ca`");
+            }
+        }
         let mut existing = |file: At<PathBuf>| reading.existing_file(file.place, &file.value);
         let certificate = certificate.given().map(&mut existing);
-        let key = key.given().map(existing);
-        Some(Tls { certificate: certificate?, key: key?, place })
+        let key = key.given().map(&mut existing);
+        let crl = client_crl.given().map(&mut existing);
+        let clients = client_ca.given().map(&mut existing).map(|ca| {
+            let certificate = client_certificate.or(ClientCertificate::Required);
+            ClientTls { ca, crl, certificate }
+        });
+        Some(Tls { certificate: certificate?, key: key?, clients, place })
     }
 }
 
@@ -256,6 +317,7 @@ impl LimitsText {
             idle_timeout,
             requests_per_connection_max,
             streams_per_connection_max,
+            requests_per_address,
         } = self;
         let default = ListenerLimits::default();
         ListenerLimits {
@@ -269,6 +331,7 @@ impl LimitsText {
             streams_per_connection_max: streams_per_connection_max
                 .or(Count(default.streams_per_connection_max))
                 .0,
+            requests_per_address: requests_per_address.value(),
         }
     }
 }

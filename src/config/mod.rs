@@ -20,12 +20,19 @@ mod endpoints;
 mod discovery;
 mod balance;
 mod resilience;
+mod catalog;
+mod cloud_identity;
+mod credentials;
 mod servers;
 mod routes;
+mod certificates;
+mod tokens;
 mod identity;
+mod limits;
 mod patterns;
 mod policy;
 mod policy_texts;
+mod audit;
 mod policy_rules;
 mod telemetry;
 mod include;
@@ -40,12 +47,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub use admin::{Admin, Role, Token};
+pub use audit::{Audit, AuditSink, KeptArguments, Otlp, WhenFull};
 pub use balance::{Balance, HashKey, OnEndpointLoss};
+pub use catalog::{Catalog, Listing, ServerCatalog};
+pub use certificates::{CertificateName, Certificates};
+pub use cloud_identity::{AzureIdentity, GcpMetadata, GcpToken};
+pub use credentials::{
+    ClientAuth, CredentialSource, Credentials, IdentityHeaders, TokenExchange, TokenRequest,
+    WithoutToken,
+};
 pub use discovery::{Discovery, endpoints_file};
 pub use endpoints::{Endpoint, endpoint};
 pub use identity::{Anonymous, ApiKey, Identity};
 pub use include::wildcard_matches;
-pub use listeners::{Listener, ListenerLimits, ProxyProtocol, Tls};
+pub use limits::{Allowance, Cost, KeyPart, Limit, Rate};
+pub use listeners::{ClientCertificate, ClientTls, Listener, ListenerLimits, ProxyProtocol, Tls};
 pub use patterns::{CallerClause, CallerPattern, METHODS, NamePattern};
 pub use place::{Place, Sources};
 pub use policy::{BySession, Combination, Label, Mode, Policy, Rule, RuleEffect, Subjects, When};
@@ -58,6 +74,7 @@ pub use secret::Secret;
 pub use servers::{Protocol, Server, Timeouts};
 pub use sessions::{Reap, Sessions};
 pub use telemetry::{RequestLog, Telemetry};
+pub use tokens::{Algorithm, Introspection, Jwks, Jwt, KeySource, Meaning, TokenType};
 pub use url::Scheme;
 pub use watch::{Marks, Watch};
 
@@ -80,6 +97,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// How MCP sessions are sealed, and when they end.
     pub sessions: Sessions,
+    /// How the gateway knows what the servers offer.
+    pub catalog: Catalog,
     /// The MCP servers, in the order of the files; at least one.
     pub servers: Vec<Server>,
     /// The public paths, in the order of the files; at least one.
@@ -88,6 +107,10 @@ pub struct Settings {
     pub identity: Identity,
     /// What callers may do.
     pub policy: Policy,
+    /// How much is served.
+    pub limits: Vec<Limit>,
+    /// The record of what happened, if there is to be one.
+    pub audit: Option<Audit>,
     /// What the gateway tells about itself.
     pub telemetry: Telemetry,
     /// The texts the settings came from, so that an engine's fault can show its line.

@@ -110,6 +110,16 @@ impl Scalar for CallerPattern {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CallerClause(pub Vec<CallerPattern>);
 
+impl CallerClause {
+    /// The scopes among its patterns.
+    pub fn scopes(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter_map(|pattern| match pattern {
+            CallerPattern::Scope(scope) => Some(scope.as_str()),
+            _ => None,
+        })
+    }
+}
+
 impl fmt::Display for CallerClause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, pattern) in self.0.iter().enumerate() {

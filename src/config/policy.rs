@@ -28,6 +28,27 @@ pub struct Policy {
     pub combinations: Vec<Combination>,
 }
 
+impl Policy {
+    /// Every scope that a rule about this server asks for.
+    pub fn scopes_at(&self, server: &str) -> Vec<String> {
+        let is_here = |rule: &&Rule| {
+            rule.mode == Mode::Enforce
+                && rule.effect != RuleEffect::Deny
+                && rule.servers.as_ref().is_none_or(|servers| servers.iter().any(|s| s == server))
+        };
+        let rules = self.rules.iter().filter(is_here);
+        let asked = rules.flat_map(|rule| {
+            let clauses = rule.callers.iter().flatten();
+            let of_callers = clauses.flat_map(CallerClause::scopes);
+            rule.scopes.iter().map(String::as_str).chain(of_callers)
+        });
+        let mut scopes: Vec<String> = asked.map(str::to_owned).collect();
+        scopes.sort_unstable();
+        scopes.dedup();
+        scopes
+    }
+}
+
 /// A name for a set of tools.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Label {
@@ -196,8 +217,11 @@ pub(super) fn check(
     Policy { labels, rules, combinations }
 }
 
+/// A label's name, and the tools that have it.
+type LabelText = (At<String>, Field<Vec<Field<NamePattern>>>);
+
 fn note_name_clashes(
-    labels: &[(At<String>, Field<Vec<Field<NamePattern>>>)],
+    labels: &[LabelText],
     rules: &[RuleText],
     combinations: &[CombinationText],
     reading: &mut Reading<'_>,

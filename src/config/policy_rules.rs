@@ -74,7 +74,8 @@ pub(super) fn check_rule(
         reading.problem(*head, "this rule requires no scope", "name one in `scopes`");
     }
     let form = allow.value().map(Form::from);
-    let form = form.or(deny.value().map(Form::from)).or(require.value().map(Form::from))?;
+    let form = form.or_else(|| deny.value().map(Form::from));
+    let form = form.or_else(|| require.value().map(Form::from))?;
     let Form { effect, callers, servers, tools, prompts, resources, methods, scopes, when } = form;
     note_unknown_callers(&callers, around, reading);
     let callers = check_list(callers, reading);
@@ -176,7 +177,10 @@ impl<'s> Known<'s> {
             return None;
         }
         // Whoever adds another proof must say here that the callers are not all known.
-        let Identity { anonymous: _, api_keys } = around.identity;
+        let Identity { anonymous: _, api_keys, jwt, introspection, certificates } = around.identity;
+        if !(jwt.is_empty() && introspection.is_empty() && certificates.is_none()) {
+            return None;
+        }
         let ids = api_keys.iter().map(|key| key.caller.as_str()).collect();
         let tenants = api_keys.iter().filter_map(|key| key.tenant.as_deref()).collect();
         Some(Self { ids, tenants })

@@ -6,8 +6,11 @@ use std::sync::Arc;
 
 use super::Settings;
 use super::admin::{AdminText, HealthListenerText, Registration};
+use super::audit::AuditText;
+use super::catalog::{Catalog, CatalogText};
 use super::identity::{self, IdentityText, IncludedIdentityText};
 use super::include::{self, IncludedText, RegisteredText};
+use super::limits::{self, LimitText};
 use super::links::{Completeness, ServerNames};
 use super::listeners::{Listener, ListenerText};
 use super::place::{Place, SourceId};
@@ -15,7 +18,7 @@ use super::policy::{self, Surroundings};
 use super::policy_texts::PolicyText;
 use super::problem::Problems;
 use super::reading::Reading;
-use super::routes::{self, RouteText};
+use super::routes::{self, PublicUrls, RouteText};
 use super::runtime::{Runtime, RuntimeText};
 use super::servers::{self, ServerText};
 use super::sessions::{Sessions, SessionsText};
@@ -45,6 +48,8 @@ shape! {
         optional state_dir: PathBuf,
         /// How MCP sessions are sealed, and when they end.
         optional sessions: SessionsText,
+        /// Whether and how often servers are asked what they offer.
+        optional catalog: CatalogText,
         /// The MCP servers by name.
         optional servers: Entries<ServerText>,
         /// The public paths and what answers them.
@@ -53,6 +58,10 @@ shape! {
         optional identity: IdentityText,
         /// What callers may do.
         optional policy: PolicyText,
+        /// How much is served; several limits may hold for one call.
+        optional limits: Vec<Field<LimitText>>,
+        /// The record of what happened; without this section there is none.
+        optional audit: AuditText,
         /// What the gateway tells about itself.
         optional telemetry: TelemetryText,
     }
@@ -116,10 +125,13 @@ impl RootText {
             runtime,
             state_dir,
             sessions,
+            catalog,
             servers,
             routes,
             identity,
+            limits,
             policy,
+            audit,
             telemetry,
         } = self;
         let start = Place::start(source);
@@ -139,37 +151,27 @@ impl RootText {
         all.policies.splice(0..0, policy.value());
         let names = all.servers.0.iter().map(|(name, _)| name.value.clone()).collect();
         let names = ServerNames::new(names, all.completeness);
-        if all.completeness == Completeness::Whole {
-            if all.servers.0.is_empty() {
-                reading.problem(
-                    start,
-                    "no server is defined",
-                    "add `servers:` with a name and its `endpoints:`",
-                );
-            }
-            if all.routes.is_empty() {
-                reading.problem(
-                    start,
-                    "no route is defined",
-                    "add `routes:` with `path:` and `server:`",
-                );
-            }
-        }
-        let servers = servers::check(all.servers, &registration, reading);
-        let routes = routes::check(all.routes, &names, reading);
+        all.note_nothing(start, reading);
+        let catalog = catalog.value().map_or_else(Catalog::default, CatalogText::check);
+        let servers = servers::check(all.servers, &registration, &catalog.servers, reading);
+        let public_urls = match identity::needs_public_urls(&identity) {
+            true => PublicUrls::Needed,
+            false => PublicUrls::Optional,
+        };
+        let routes = routes::check(all.routes, &names, public_urls, reading);
         let problems_before = reading.problems.len();
-        let identity_is_faulty = matches!(identity, Field::Faulty);
+        let is_faulty = matches!(identity, Field::Faulty);
         let identity = identity::check(identity.value(), all.identities, &listeners, reading);
-        let callers = if identity_is_faulty || reading.problems.len() > problems_before {
-            Completeness::Partial
-        } else {
-            all.completeness
+        let callers = match is_faulty || reading.problems.len() > problems_before {
+            true => Completeness::Partial,
+            false => all.completeness,
         };
         let around = Surroundings { servers: &names, identity: &identity, callers };
         let policy = policy::check(all.policies, &around, reading);
         Some(Settings {
             identity,
             policy,
+            limits: limits::check(limits.or(Vec::new()), &names, reading),
             listeners,
             health: health.map(|health| health.value),
             admin: admin.map(|(_, admin)| admin),
@@ -178,8 +180,10 @@ impl RootText {
             sessions: sessions
                 .value()
                 .map_or_else(Sessions::default, |sessions| sessions.check(reading)),
+            catalog,
             servers,
             routes,
+            audit: audit.value().map(|audit| audit.check(reading)),
             telemetry: telemetry.value().map_or_else(Telemetry::default, TelemetryText::check),
             sources: Arc::default(),
         })
@@ -232,6 +236,21 @@ impl Merged {
             Field::Faulty => merged.completeness = Completeness::Partial,
         }
         merged
+    }
+
+    /// A gateway without any server or route could answer nothing.
+    fn note_nothing(&self, start: Place, reading: &mut Reading<'_>) {
+        if self.completeness == Completeness::Partial {
+            return;
+        }
+        if self.servers.0.is_empty() {
+            let hint = "add `servers:` with a name and its `endpoints:`";
+            reading.problem(start, "no server is defined", hint);
+        }
+        if self.routes.is_empty() {
+            let hint = "add `routes:` with `path:` and `server:`";
+            reading.problem(start, "no route is defined", hint);
+        }
     }
 
     fn add(&mut self, servers: Field<Entries<ServerText>>, routes: Field<Vec<Field<RouteText>>>) {

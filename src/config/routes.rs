@@ -9,6 +9,8 @@ use super::url::Url;
 
 /// What a route accepts where its configuration says nothing.
 const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// And how much of a list is held to be filtered.
+const LIST_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// One public path.
 #[derive(Debug, Clone)]
@@ -21,6 +23,8 @@ pub struct Route {
     pub public_url: Option<String>,
     /// The largest request body.
     pub body_bytes_max: usize,
+    /// The largest list that is filtered for callers who may not see all of it.
+    pub list_bytes_max: usize,
     /// Where the path stands.
     pub place: Place,
 }
@@ -36,6 +40,8 @@ shape! {
         optional public_url: PublicUrl,
         /// The largest request body.
         optional body_bytes_max: Bytes,
+        /// The largest list that is filtered for callers who may not see all of it.
+        optional list_bytes_max: Bytes,
     }
 }
 
@@ -92,10 +98,20 @@ impl Scalar for PublicUrl {
     }
 }
 
+/// Whether a route must say under which URL clients know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PublicUrls {
+    /// Tokens are checked to be meant for it.
+    Needed,
+    /// Nobody asks.
+    Optional,
+}
+
 /// Checks the routes of all files.
 pub(super) fn check(
     texts: Vec<Field<RouteText>>,
     servers: &ServerNames,
+    public_urls: PublicUrls,
     reading: &mut Reading<'_>,
 ) -> Vec<Route> {
     let texts: Vec<RouteText> = texts.into_iter().filter_map(Field::value).collect();
@@ -109,12 +125,22 @@ pub(super) fn check(
         .filter_map(|text| text.public_url.as_given())
         .map(|url| (url.place, url.value.0.as_str()));
     note_duplicates(urls, "another route has this public URL", reading);
+    if public_urls == PublicUrls::Needed {
+        for text in texts.iter().filter(|text| matches!(text.public_url, Field::Absent)) {
+            let Some(path) = text.path.as_given() else { continue };
+            reading.problem(
+                path.place,
+                "no token could be meant for this route: it has no public URL",
+                "add `public_url`, or `audiences` to each issuer of tokens",
+            );
+        }
+    }
     texts.into_iter().filter_map(|text| text.check(servers, reading)).collect()
 }
 
 impl RouteText {
     fn check(self, servers: &ServerNames, reading: &mut Reading<'_>) -> Option<Route> {
-        let Self { path, server, public_url, body_bytes_max } = self;
+        let Self { path, server, public_url, body_bytes_max, list_bytes_max } = self;
         let server = server.given().and_then(|server| servers.resolve(&server, reading));
         let At { place, head: _, value: RoutePath(path) } = path.given()?;
         Some(Route {
@@ -122,6 +148,7 @@ impl RouteText {
             server: server?,
             public_url: public_url.value().map(|url| url.0),
             body_bytes_max: body_bytes_max.or(Bytes(BODY_BYTES_MAX)).0,
+            list_bytes_max: list_bytes_max.or(Bytes(LIST_BYTES_MAX)).0,
             place,
         })
     }

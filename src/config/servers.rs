@@ -6,6 +6,8 @@ use serde_json::Value;
 
 use super::admin::Registration;
 use super::balance::{Balance, BalanceText, OnEndpointLoss};
+use super::catalog::{ServerCatalog, ServerCatalogText};
+use super::credentials::{Credentials, CredentialsText, IdentityHeaders};
 use super::discovery::{Discovery, DiscoveryText};
 use super::endpoints::{self, Endpoint, EndpointText};
 use super::links::note_duplicates;
@@ -48,6 +50,12 @@ pub struct Server {
     pub protocol: Protocol,
     /// Time limits towards it.
     pub timeouts: Timeouts,
+    /// How the gateway knows what it offers.
+    pub catalog: ServerCatalog,
+    /// What it gets instead of the client's credentials; nothing if absent.
+    pub credentials: Option<Credentials>,
+    /// Whether it is told who calls.
+    pub identity_headers: IdentityHeaders,
     /// Where its name stands.
     pub place: Place,
 }
@@ -115,6 +123,12 @@ shape! {
         optional protocol: Protocol,
         /// Time limits towards it.
         optional timeouts: TimeoutsText,
+        /// Whether and how often this server is asked what it offers.
+        optional catalog: ServerCatalogText,
+        /// What it gets instead of the client's credentials, which never reach it.
+        optional credentials: CredentialsText,
+        /// Whether it is told who calls, by X-Toolgate-Caller, -Tenant, -Scopes and -Method: on or off.
+        optional identity_headers: IdentityHeaders,
     }
 }
 
@@ -150,6 +164,7 @@ impl Scalar for Protocol {
 pub(super) fn check(
     entries: Entries<ServerText>,
     registration: &Registration,
+    catalog: &ServerCatalog,
     reading: &mut Reading<'_>,
 ) -> Vec<Server> {
     for (name, _) in &entries.0 {
@@ -160,7 +175,7 @@ pub(super) fn check(
     let names = entries.0.iter().map(|(name, _)| (name.place, name.value.as_str()));
     note_duplicates(names, "a server of this name is already defined", reading);
     let server = |(name, text): (At<String>, Field<ServerText>)| {
-        text.value()?.check(name, registration, reading)
+        text.value()?.check(name, registration, catalog, reading)
     };
     entries.0.into_iter().filter_map(server).collect()
 }
@@ -170,6 +185,7 @@ impl ServerText {
         self,
         name: At<String>,
         registration: &Registration,
+        all: &ServerCatalog,
         reading: &mut Reading<'_>,
     ) -> Option<Server> {
         let Self {
@@ -186,6 +202,9 @@ impl ServerText {
             retries,
             protocol,
             timeouts,
+            catalog,
+            credentials,
+            identity_headers,
         } = self;
         if matches!(discovery, Field::Absent) {
             note_no_endpoints(&name, &endpoints, registration, reading);
@@ -193,6 +212,7 @@ impl ServerText {
         let endpoints = endpoints::check_all(endpoints.or(Vec::new()), reading);
         let discovery =
             discovery.given().and_then(|discovery| discovery.value.check(discovery.head, reading));
+        let credentials = credentials.given().and_then(|text| text.value.check(text.head, reading));
         let balance =
             balance.value().map_or_else(Balance::default, |balance| balance.check(reading));
         let health = health.value().map_or_else(Health::default, |health| health.check(reading));
@@ -213,6 +233,9 @@ impl ServerText {
             retries: retries.value().map_or_else(Retries::default, RetriesText::check),
             protocol: protocol.or(Protocol::default()),
             timeouts: timeouts.value().map_or_else(Timeouts::default, TimeoutsText::check),
+            catalog: catalog.value().map_or_else(|| all.clone(), |catalog| catalog.check(all)),
+            credentials,
+            identity_headers: identity_headers.or(IdentityHeaders::default()),
             place: name.place,
         })
     }

@@ -28,6 +28,8 @@ const RENAMED: &[(&str, &str)] = &[
     ("circuit_breaker", "breaker"),
     ("retry", "retries"),
     ("idle_timeout", "idle"),
+    ("rate_limits", "limits"),
+    ("concurrency", "in_flight"),
 ];
 
 /// A value that YAML can hold.
@@ -212,7 +214,9 @@ fn unknown_key(key: &Key, value: &Node, known: &[&str], reading: &mut Reading<'_
     let renamed = RENAMED.iter().find(|(old, new)| old == text && known.contains(new));
     let meant = renamed.map(|(_, new)| *new).or_else(|| nearest(text, known.iter().copied()));
     // Under a name nobody knows there may be a secret.
-    if meant.is_none_or(|meant| matches!(meant, "keys" | "sha256" | "tokens")) {
+    if meant.is_none_or(|meant| {
+        matches!(meant, "keys" | "sha256" | "tokens" | "value" | "client_secret")
+    }) {
         hide(value, reading);
     }
     let hint = match (renamed, meant) {

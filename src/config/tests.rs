@@ -1,12 +1,15 @@
 //! Tests of the whole module: what is accepted, what is refused, and how it is told.
 
 pub(super) mod directory;
+mod bad_credentials;
 mod bad_forms;
 mod bad_policy;
 mod bad_sections;
 mod bad_servers;
+mod credential_keys;
 mod examples;
 mod files;
+mod identity_keys;
 mod immovable;
 mod keys;
 mod policy_keys;

@@ -115,8 +115,9 @@ fn hide_secrets(node: &Node, reading: &mut Reading<'_>) {
         Kind::Map(entries) => {
             for (key, value) in entries {
                 match key.text.as_str() {
-                    "keys" | "sha256" => hide(value, reading),
+                    "keys" | "sha256" | "headers" | "client_secret" => hide(value, reading),
                     "api_keys" | "tokens" => hide_key_texts(value, reading),
+                    "credentials" => hide_credentials(value, reading),
                     _ => hide_secrets(value, reading),
                 }
             }
@@ -132,6 +133,21 @@ fn hide_key_texts(node: &Node, reading: &mut Reading<'_>) {
         Kind::List(items) => items.iter().for_each(|item| hide_key_texts(item, reading)),
         Kind::Map(_) => hide_secrets(node, reading),
         Kind::Nothing | Kind::Scalar(_) | Kind::Faulty => hide(node, reading),
+    }
+}
+
+/// A value or text where a description is expected may be the credential itself.
+fn hide_credentials(node: &Node, reading: &mut Reading<'_>) {
+    match &node.kind {
+        Kind::Map(entries) => {
+            for (key, value) in entries {
+                match key.text.as_str() {
+                    "value" | "client_secret" => hide(value, reading),
+                    _ => hide_secrets(value, reading),
+                }
+            }
+        }
+        _ => hide_key_texts(node, reading),
     }
 }
 

@@ -92,8 +92,9 @@ impl BackgroundService for Running {
 fn configuration(listen: SocketAddr, fleet: &Fleet) -> String {
     // Nothing of the demo outlives it: the session key is made up here and not kept.
     let key: String = (0..48).map(|_| fastrand::alphanumeric()).collect();
+    // The servers start with the gateway, so there is nobody to list before it is ready.
     let mut yaml = format!(
-        "listen: {listen}\nsessions: {{ keys: [\"{key}\"] }}\ntelemetry: {{ requests: text }}\nservers:\n"
+        "listen: {listen}\nsessions: {{ keys: [\"{key}\"] }}\ntelemetry: {{ requests: text }}\ncatalog: {{ ready_within: 0s }}\nservers:\n"
     );
     for (name, addresses) in fleet.endpoints() {
         let urls: Vec<_> =

@@ -147,6 +147,7 @@ impl<'a> Pass<'a> {
                     pass.params.protocol_version = pass.text(Level::Params, key)?;
                 }
                 Key::RequestId => pass.params.request_id = pass.token(Level::Params, key)?,
+                Key::Arguments => pass.params.arguments = Some(pass.raw(Level::Params)?),
                 Key::Meta if pass.scanner.upcoming() == Some(b'{') => pass.meta()?,
                 Key::Ref if pass.scanner.upcoming() == Some(b'{') => pass.reference()?,
                 Key::Meta | Key::Ref => pass.object_elsewhere(Level::Params, key)?,
@@ -324,6 +325,14 @@ impl<'a> Pass<'a> {
                 Ok(None)
             }
         }
+    }
+
+    /// Passes any value and keeps it as it stands.
+    #[inline(always)]
+    fn raw(&mut self, level: Level) -> Result<&'a str, Stop> {
+        let start = self.value_start();
+        self.scanner.value(level.depth())?;
+        Ok(self.scanner.literal(start))
     }
 
     fn claim(&mut self) -> Result<Claim, Stop> {

@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 
 use super::Revision;
 use super::sse::data_of_events;
@@ -54,6 +55,19 @@ impl Answer {
     pub fn of_events(stream: &[u8]) -> Option<Self> {
         data_of_events(stream).iter().find_map(|data| Self::of_json(data))
     }
+}
+
+#[derive(Deserialize)]
+struct Whole<'a> {
+    #[serde(borrow)]
+    result: Option<&'a RawValue>,
+    method: Option<IgnoredAny>,
+}
+
+/// The result of a JSON-RPC answer, byte for byte; `None` if it has none.
+pub fn result_of(answer: &[u8]) -> Option<&[u8]> {
+    let Whole { result, method } = serde_json::from_slice(answer).ok()?;
+    result.filter(|_| method.is_none()).map(|result| result.get().as_bytes())
 }
 
 #[cfg(test)]

@@ -3,20 +3,30 @@
 mod annotations;
 mod answer;
 mod call;
+mod events;
 mod headers;
+mod list_events;
+mod lists;
 mod method;
 mod revision;
 mod session;
+mod skim;
 mod sse;
+mod verdict;
 mod violation;
 
 pub use annotations::Annotations;
-pub use answer::Answer;
+pub use answer::{Answer, result_of};
 pub use call::{Call, Kind};
+pub use events::{ChangedLists, EventScan};
 pub use headers::{
     Claims, LAST_EVENT_ID, MCP_METHOD, MCP_NAME, MCP_PROTOCOL_VERSION, MCP_SESSION_ID, decode_name,
 };
+pub use list_events::{ListEvents, ListFault, Passed};
+pub use lists::{BrokenList, Listed, Shows, filter_list};
 pub use method::{Class, RoutingKey, well_known};
 pub use revision::{Era, Revision};
 pub use session::{error_code, list_changed, listening_over, log_level, params_of};
+pub use sse::data_of_events;
+pub use verdict::{Lists, MessageScan, Verdict};
 pub use violation::{HEADER_MISMATCH, Violation};

@@ -2,7 +2,7 @@
 
 /// The data of every complete event with data, in order. Only for the few answers that the gateway
 /// must read before it passes them on; streams in general pass untouched.
-pub(super) fn data_of_events(stream: &[u8]) -> Vec<Vec<u8>> {
+pub fn data_of_events(stream: &[u8]) -> Vec<Vec<u8>> {
     let mut events = Vec::new();
     let mut data: Option<Vec<u8>> = None;
     let mut rest = stream.strip_prefix(b"\xef\xbb\xbf").unwrap_or(stream);

@@ -240,6 +240,11 @@ impl Policy {
         self.rules.iter().find(|rule| *rule.name == *name).map(|rule| rule.place)
     }
 
+    /// Whether there is no rule at all.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
     /// Whether some rule is in force, so that what no rule allows is denied.
     pub fn is_in_force(&self) -> bool {
         self.in_force.any > 0

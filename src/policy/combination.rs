@@ -121,6 +121,11 @@ impl Combinations {
         Self { list: list.collect(), tools: tools.collect() }
     }
 
+    /// Whether there is no combination rule.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
     /// Checks a use and marks it, both at once. A tool that no combination names costs a look-up.
     ///
     /// # Errors

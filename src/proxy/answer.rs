@@ -19,7 +19,8 @@ pub(super) const METHODS: &str = "GET, POST, DELETE, OPTIONS";
 /// Header fields a browser client may send.
 const REQUEST_FIELDS: &str = "content-type, accept, authorization, last-event-id, mcp-session-id, mcp-protocol-version, mcp-method, mcp-name, traceparent, tracestate, baggage";
 /// Header fields a browser client may read.
-const RESPONSE_FIELDS: &str = "mcp-session-id, www-authenticate, retry-after, x-request-id";
+const RESPONSE_FIELDS: &str =
+    "mcp-session-id, www-authenticate, retry-after, ratelimit, ratelimit-policy, x-request-id";
 /// A body of a refused request up to this size is read to its end, so that the connection lives.
 const DRAIN_BYTES_MAX: usize = 64 * 1024;
 
@@ -48,7 +49,7 @@ pub(super) async fn refuse(
     head.insert_header(CONTENT_TYPE, "application/json")?;
     head.insert_header(CONTENT_LENGTH, body.len())?;
     head.insert_header(CACHE_CONTROL, "no-store")?;
-    if let Some((name, value)) = refusal.header() {
+    for (name, value) in refusal.fields() {
         head.insert_header(name, value.as_ref())?;
     }
     dress(&mut head, session, ctx)?;
@@ -73,10 +74,32 @@ pub(super) async fn preflight(
         head.insert_header(ACCESS_CONTROL_MAX_AGE, "7200")?;
     }
     dress(&mut head, session, ctx)?;
+    ctx.admission.slot = None;
     ctx.record.status = 204;
     ctx.record.outcome = Some(Outcome::Ok);
     session.write_response_header(Box::new(head)).await?;
     session.write_response_body(Bytes::new(), true).await
+}
+
+/// Tells what a route is to clients that have no token yet (RFC 9728 section 3.2).
+pub(super) async fn metadata(
+    session: &mut ServerSession,
+    ctx: &mut Context,
+    document: Bytes,
+) -> pingora::Result<()> {
+    let mut head = ResponseHeader::build_no_case(200, Some(8))?;
+    head.insert_header(CONTENT_TYPE, "application/json")?;
+    head.insert_header(CONTENT_LENGTH, document.len())?;
+    head.insert_header(CACHE_CONTROL, "public, max-age=300")?;
+    dress(&mut head, session, ctx)?;
+    // Nobody called, so there is nothing to record.
+    ctx.admission.slot = None;
+    ctx.record.status = 200;
+    ctx.record.outcome = Some(Outcome::Ok);
+    let is_head = session.req_header().method == http::Method::HEAD;
+    session.write_response_header(Box::new(head)).await?;
+    let body = if is_head { Bytes::new() } else { document };
+    session.write_response_body(body, true).await
 }
 
 /// Adds what every answer carries: the request id, and for browsers the CORS fields.
@@ -100,10 +123,10 @@ pub(super) fn raw(refusal: &Refusal) -> Vec<u8> {
     let body = refusal.body(ReplyTo::Null);
     let status = http::StatusCode::from_u16(refusal.status).unwrap_or_default();
     let text = status.canonical_reason().unwrap_or("Refused");
-    let retry =
-        refusal.header().map(|(name, value)| format!("{name}: {value}\r\n")).unwrap_or_default();
+    let fields = refusal.fields().into_iter();
+    let fields: String = fields.map(|(name, value)| format!("{name}: {value}\r\n")).collect();
     let mut bytes = format!(
-        "HTTP/1.1 {} {text}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n{retry}connection: close\r\n\r\n",
+        "HTTP/1.1 {} {text}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n{fields}connection: close\r\n\r\n",
         refusal.status,
         body.len()
     )

@@ -7,9 +7,13 @@ use std::time::{Duration, Instant};
 
 use pingora::{BError, Error, ErrorType};
 
+use super::admission::Admission;
 use super::plan::Plan;
+use crate::audit::Arguments;
 use crate::identity::Caller;
 use crate::jsonrpc::OwnedId;
+use crate::mcp::{Class, Revision, Shows, Verdict};
+use crate::policy;
 use crate::routes::Route;
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Labels, Outcome, Reason};
@@ -23,6 +27,10 @@ pub struct Context {
     pub(super) request_id: [u8; 16],
     stage: Stage,
     pub(super) record: Record,
+    /// What it was let in with.
+    pub(super) admission: Admission,
+    /// What the caller may see in lists, if that is not everything.
+    pub(super) shows: Option<Arc<dyn Shows>>,
 }
 
 /// How far the request has come.
@@ -47,6 +55,18 @@ pub(super) struct Record {
     pub(super) is_tool_call: bool,
     pub(super) id: Option<OwnedId>,
     pub(super) session: Option<[u8; 4]>,
+    /// The revision that the headers or the session name.
+    pub(super) revision: Option<Revision>,
+    /// What the policy decided.
+    pub(super) ruling: Ruling,
+    /// The limit that refused.
+    pub(super) limit: Option<Arc<str>>,
+    /// What the record keeps of the arguments.
+    pub(super) arguments: Arguments,
+    /// Whether a byte of the request may have reached a server.
+    pub(super) sent: bool,
+    /// Time spent waiting for a turn, or for room in the record; a part of what was waited.
+    pub(super) queued: Duration,
     /// Why the session moved for this request, if it did.
     pub(super) moved: Option<Loss>,
     pub(super) client: Option<IpAddr>,
@@ -59,8 +79,19 @@ pub(super) struct Record {
     pub(super) bytes_out: u64,
     /// Time spent waiting for the server or the client.
     pub(super) waited: Duration,
-    /// Whether the answer, as far as it was looked at, reports no error.
-    pub(super) answered_without_error: bool,
+    /// Whether the caller made the same call a short while ago.
+    pub(super) is_repeat: bool,
+    /// What the server's answer says of the call.
+    pub(super) verdict: Verdict,
+}
+
+/// What the policy decided, and by which rule.
+#[derive(Default)]
+pub(super) struct Ruling {
+    pub(super) rule: Option<Arc<str>>,
+    pub(super) reason: Option<policy::Reason>,
+    /// What rules in shadow would have decided instead, and which.
+    pub(super) shadow: Option<(policy::Outcome, Option<Arc<str>>)>,
 }
 
 impl Context {
@@ -71,6 +102,8 @@ impl Context {
             request_id,
             stage: Stage::Deciding,
             record: Record::default(),
+            admission: Admission::default(),
+            shows: None,
         }
     }
 
@@ -109,10 +142,39 @@ impl Context {
 }
 
 impl Record {
+    /// The request waited for its turn.
+    pub(super) fn note_queued(&mut self, queued: Duration) {
+        self.queued += queued;
+        self.waited += queued;
+    }
+
     /// Whether a label of the request is a name that so far only the client has said: a tool, or a
     /// method that the specification does not have (those it has are constants, and borrowed).
     pub(super) fn has_claimed_name(&self) -> bool {
         self.is_tool_call || matches!(self.method, Cow::Owned(_))
+    }
+
+    /// The server's answer has come to its end: what it says decides how the request ended.
+    pub(super) fn judge(&mut self, verdict: Verdict, expects: Expects) {
+        self.verdict = verdict;
+        if self.outcome == Some(Outcome::Ok) {
+            self.outcome = Some(match (verdict, expects) {
+                (Verdict::ToolError, _) => Outcome::ToolError,
+                (Verdict::Error(_), _) => Outcome::RpcError,
+                (Verdict::None | Verdict::Unclear, Expects::Answer) => Outcome::Unanswered,
+                _ => Outcome::Ok,
+            });
+        }
+    }
+
+    /// What must come back for the message.
+    pub(super) fn expects(&self) -> Expects {
+        match Class::of(&self.method) {
+            Class::Notification => Expects::Nothing,
+            // A client's response to the server has no method.
+            _ if self.method.is_empty() => Expects::Nothing,
+            _ => Expects::Answer,
+        }
     }
 
     /// The labels the request is counted under; none before it has a route.
@@ -130,6 +192,15 @@ impl Record {
             tool,
         })
     }
+}
+
+/// What a server owes a client for its message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Expects {
+    /// The answer to a request.
+    Answer,
+    /// Nothing: the message is no request, or listens only.
+    Nothing,
 }
 
 /// What joins the log lines of a session: the start of its id, which is random and opens nothing.

@@ -7,15 +7,17 @@ use bytes::Bytes;
 use pingora::protocols::http::ServerSession;
 
 use super::Gateway;
-use super::context::{Context, short_digest};
+use super::context::{Context, Expects, short_digest};
 use super::exchange::Exchange;
 use super::http1::Arrived;
+use super::listing::EventFilter;
 use super::plan::{Exchange as Purpose, Forward};
 use super::pump::{Begun, End, Interrupted, while_client_waits};
-use super::response_body_filter::{BodyWatch, Look};
+use super::refusal::Refusal;
+use super::response_body_filter::BodyWatch;
 use super::response_filter::{UpstreamHead, response_filter};
 use crate::jsonrpc::{ErrorBody, ReplyTo};
-use crate::mcp::{self, Answer, Era, Revision};
+use crate::mcp::{self, Answer, Era, ListFault, Revision};
 use crate::sessions::{Binding, NewSession, Opening, Place, Subscription, seconds};
 use crate::telemetry::{Outcome, Reason};
 use crate::upstream::SessionHabit;
@@ -34,6 +36,16 @@ pub(super) struct Body {
     pub(super) exchange: Option<Exchange>,
     is_stream: IsStream,
     pub(super) watch: BodyWatch,
+    pub(super) filter: EventFilter,
+}
+
+/// What came of giving the client a part.
+pub(super) enum Handed {
+    /// More may follow.
+    On,
+    ClientGone,
+    /// A list that cannot be filtered stands where the part ends.
+    Faulty(ListFault),
 }
 
 impl Gateway {
@@ -60,15 +72,27 @@ impl Gateway {
                 Err(reason) => return End::Refused(reason.into()),
             }
         }
-        let exchange = self.unless_finished(exchange).await;
+        let mut exchange = self.unless_finished(exchange).await;
+        if ctx.must_hold_list(&head) {
+            let open = exchange.take();
+            if let Err(end) =
+                Box::pin(self.hold_list(session, ctx, forward, &mut head, &mut held, open)).await
+            {
+                return end;
+            }
+        }
         ctx.record.status = head.status;
         ctx.record.outcome = Some(match head.status {
             400.. => Outcome::ServerError,
             _ => Outcome::Ok,
         });
         let is_event_stream = head.is_event_stream();
-        let watch = BodyWatch::new(&head, self.look(ctx));
-        let body = Body { held, exchange, is_stream: is_stream(&head, forward), watch };
+        let (watch, filter) = (BodyWatch::new(&head), EventFilter::new(ctx, forward, &head));
+        if is_event_stream && filter.is_on() {
+            // What is here may be a list, and shrink.
+            head.length = None;
+        }
+        let body = Body { held, exchange, is_stream: is_stream(&head, forward), watch, filter };
         self.close_if_draining(session);
         // Before the client can know of it, or its next request would find the session as it was.
         if head.status < 300 {
@@ -103,7 +127,7 @@ impl Gateway {
         forward: &Forward,
         body: Body,
     ) -> End {
-        let Body { held, mut exchange, is_stream, mut watch } = body;
+        let Body { held, mut exchange, is_stream, mut watch, mut filter } = body;
         let mut held = Some(held).filter(|held| !held.is_empty());
         loop {
             let part = match held.take() {
@@ -127,18 +151,19 @@ impl Gateway {
                     }
                 }
             };
-            watch.saw(&part);
-            note_use(ctx, forward, &part);
-            ctx.record.bytes_out += part.len() as u64;
-            let began = Instant::now();
-            let written = session.write_response_body(part, false).await;
-            ctx.record.waited += began.elapsed();
-            if let Err(error) = written {
-                tracing::debug!(%error, "client left during its answer");
-                return self.client_left(ctx, forward, exchange).await;
+            match self.hand_on(session, ctx, forward, &mut watch, &mut filter, part).await {
+                Handed::On => {}
+                Handed::ClientGone => return self.client_left(ctx, forward, exchange).await,
+                Handed::Faulty(fault) => {
+                    return self.end_listing(session, ctx, forward, fault).await;
+                }
             }
         }
-        ctx.record.answered_without_error = watch.answered_without_error();
+        let expects = match forward.shape.exchange {
+            Purpose::Message | Purpose::OpensSession => ctx.record.expects(),
+            Purpose::Stream | Purpose::EndsSession => Expects::Nothing,
+        };
+        ctx.record.judge(watch.verdict(), expects);
         if let (Some(endpoint), true) = (&ctx.record.endpoint, watch.is_event_stream()) {
             self.endpoint_answered(&forward.pool, endpoint, ctx.record.status);
         }
@@ -146,6 +171,34 @@ impl Gateway {
             Ok(()) => End::Complete,
             Err(_) => End::Cut,
         }
+    }
+
+    /// Gives the client a part of the body, or what of it may pass.
+    pub(super) async fn hand_on(
+        &self,
+        session: &mut ServerSession,
+        ctx: &mut Context,
+        forward: &Forward,
+        watch: &mut BodyWatch,
+        filter: &mut EventFilter,
+        part: Bytes,
+    ) -> Handed {
+        let (part, fault) = filter.pass(part);
+        if !part.is_empty() {
+            watch.saw(&part);
+            self.heard_of_changes(forward, watch);
+            note_use(ctx, forward, &part);
+            ctx.record.bytes_out += part.len() as u64;
+            let began = Instant::now();
+            let written = session.write_response_body(part, false).await;
+            ctx.record.waited += began.elapsed();
+            if let Err(error) = written {
+                tracing::debug!(%error, "client left during its answer");
+                ctx.record.verdict = watch.verdict();
+                return Handed::ClientGone;
+            }
+        }
+        fault.map_or(Handed::On, Handed::Faulty)
     }
 
     /// Gives a connection back as soon as its answer has arrived: the client may ask again the
@@ -212,7 +265,7 @@ impl Gateway {
         else {
             return Err(Reason::Internal);
         };
-        self.metrics.sessions.opened.inc();
+        self.lasting.metrics.sessions.opened.inc();
         let binding = Binding { route: &route.digest, caller: caller.digest() };
         let opening = mcp::params_of(&forward.body).unwrap_or_default();
         let now = SystemTime::now();
@@ -254,7 +307,7 @@ impl Gateway {
     }
 
     /// Waits for the next part of the body.
-    async fn read_part(
+    pub(super) async fn read_part(
         &self,
         session: &mut ServerSession,
         ctx: &mut Context,
@@ -311,37 +364,19 @@ impl Gateway {
         if let Some(endpoint) = &ctx.record.endpoint {
             self.endpoint_failed(&forward.pool, endpoint, reason);
         }
+        ctx.record.verdict = watch.verdict();
         if !watch.is_between_events() {
             return End::Cut;
         }
         // Between two events a stream can end cleanly. A modern client learns that its request is
         // lost; a legacy one comes back with `Last-Event-ID` and may still get its answer.
-        let mut last = Vec::new();
-        if let (Era::Modern, Some(id)) = (forward.shape.era, forward.reply_id()) {
-            let refusal = super::refusal::Refusal::from(reason);
-            last.extend_from_slice(b"event: message\ndata: ");
-            ErrorBody {
-                reply_to: ReplyTo::Id(id.as_id()),
-                code: refusal.code,
-                message: &refusal.message,
-                detail_json: None,
-            }
-            .write(&mut last);
-            last.extend_from_slice(b"\n\n");
-        }
+        let last = match forward.shape.era {
+            Era::Modern => error_event(forward, reason),
+            Era::Legacy => Vec::new(),
+        };
         match session.write_response_body(Bytes::from(last), true).await {
             Ok(()) => End::Complete,
             Err(_) => End::Cut,
-        }
-    }
-
-    /// Whether the answer must be read to learn whether the server knows the tool or method.
-    fn look(&self, ctx: &Context) -> Look {
-        match ctx.record.labels() {
-            Some(labels) if ctx.record.has_claimed_name() && !self.metrics.is_known(labels) => {
-                Look::Closely
-            }
-            _ => Look::Pass,
         }
     }
 }
@@ -360,9 +395,25 @@ pub(super) fn note_use(ctx: &Context, forward: &Forward, part: &[u8]) {
     }
 }
 
+/// The event by which a client learns that its request has failed; nothing where it made none.
+pub(super) fn error_event(forward: &Forward, reason: Reason) -> Vec<u8> {
+    let Some(id) = forward.reply_id() else { return Vec::new() };
+    let refusal = Refusal::from(reason);
+    let mut event = b"event: message\ndata: ".to_vec();
+    ErrorBody {
+        reply_to: ReplyTo::Id(id.as_id()),
+        code: refusal.code,
+        message: &refusal.message,
+        detail_json: None,
+    }
+    .write(&mut event);
+    event.extend_from_slice(b"\n\n");
+    event
+}
+
 /// Whether an answer may idle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum IsStream {
+pub(super) enum IsStream {
     Yes,
     No,
 }

@@ -176,7 +176,7 @@ impl Edge {
     async fn drive_parked(&self, parked: Parked) -> Option<Stream> {
         let Parked { mut downstream, mut ctx, mut forward, permit } = parked;
         let driven = self.gateway.drive(&mut downstream, &mut ctx, &mut forward).await;
-        self.gateway.log(downstream.req_header(), &ctx);
+        self.gateway.log(downstream.req_header(), &mut ctx);
         drop(permit);
         driven.ok()?;
         let reusable = downstream.finish().await.ok().flatten()?;
@@ -297,7 +297,7 @@ impl Edge {
 
     /// Answers what never became a request, and ends the connection.
     async fn refuse(&self, mut stream: Stream, refusal: &Refusal) {
-        self.gateway.metrics.refused(refusal.reason);
+        self.gateway.lasting.metrics.refused(refusal.reason);
         tracing::debug!(reason = refusal.reason.as_str(), message = %refusal.message, "refused");
         let bytes = answer::raw(refusal);
         let answer = async {
@@ -371,7 +371,7 @@ struct Open {
 
 impl Open {
     fn new(edge: &Edge) -> Self {
-        let gauge = edge.gateway.metrics.connections.clone();
+        let gauge = edge.gateway.lasting.metrics.connections.clone();
         gauge.inc();
         // Clients that came together leave one after the other.
         let age = edge.connection_age_max.mul_f64(0.9 + 0.2 * fastrand::f64());

@@ -15,19 +15,19 @@ impl Shared {
 
     /// The exchange failed by the endpoint's fault.
     pub(super) fn endpoint_failed(&self, pool: &Pool, endpoint: &Endpoint, reason: Reason) {
-        self.metrics.upstream_failed(pool.name(), endpoint.url(), reason);
+        self.lasting.metrics.upstream_failed(pool.name(), endpoint.url(), reason);
         self.note_ejection(pool, endpoint, pool.failed(endpoint, now_ms()));
     }
 
     /// The endpoint could not be connected to.
     pub(super) fn endpoint_refused(&self, pool: &Pool, endpoint: &Endpoint, reason: Reason) {
-        self.metrics.upstream_failed(pool.name(), endpoint.url(), reason);
+        self.lasting.metrics.upstream_failed(pool.name(), endpoint.url(), reason);
         self.note_ejection(pool, endpoint, pool.refused(endpoint, now_ms()));
     }
 
     fn note_ejection(&self, pool: &Pool, endpoint: &Endpoint, ejected: Option<Ejected>) {
         if let Some(Ejected { fault, pause }) = ejected {
-            self.metrics.ejected(pool.name(), endpoint.url(), fault.as_str());
+            self.lasting.metrics.ejected(pool.name(), endpoint.url(), fault.as_str());
             tracing::warn!(
                 server = pool.name(),
                 endpoint = endpoint.url(),

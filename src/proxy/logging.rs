@@ -3,20 +3,33 @@
 use pingora::http::RequestHeader;
 
 use super::Gateway;
+use super::admission::Admission;
 use super::context::Context;
-use crate::telemetry::{Line, Outcome};
+use crate::mcp::Verdict;
+use crate::telemetry::{CallDetail, Line, Outcome};
 use crate::upstream::{Endpoint, Loss};
 
 impl Gateway {
+    /// The request holds nothing any more. One that reached no server has not run, and leaves no mark.
+    fn give_back(&self, ctx: &mut Context) {
+        let Admission { permits, marks, slot: _ } = &mut ctx.admission;
+        drop(std::mem::take(permits));
+        let marks = std::mem::take(marks);
+        if !ctx.record.sent {
+            marks.take_back();
+        }
+    }
+
     /// Counts and logs the request.
-    pub(super) fn log(&self, head: &RequestHeader, ctx: &Context) {
+    pub(super) fn log(&self, head: &RequestHeader, ctx: &mut Context) {
+        self.give_back(ctx);
         let record = &ctx.record;
         let duration = ctx.started.elapsed();
         let overhead = duration.saturating_sub(record.waited);
         // No outcome means that the client was gone before there was one.
         let outcome = record.outcome.unwrap_or(Outcome::Cancelled);
         if let Some(reason) = record.reason {
-            self.metrics.refused(reason);
+            self.lasting.metrics.refused(reason);
         }
         if let (Some(route), Some(labels)) = (&record.route, record.labels()) {
             route.metrics.in_flight.dec();
@@ -24,10 +37,21 @@ impl Gateway {
             route.metrics.bytes_out.inc_by(record.bytes_out);
             route.metrics.overhead.observe(overhead.as_secs_f64());
             let confirmed = outcome == Outcome::Ok
-                && (!record.has_claimed_name() || record.answered_without_error);
-            self.metrics.count(labels, outcome, duration.as_secs_f64(), confirmed);
+                && (!record.has_claimed_name() || record.verdict.is_success());
+            self.lasting.metrics.count(labels, outcome, duration.as_secs_f64(), confirmed);
+            if let Some(reason) = record.reason {
+                self.lasting.metrics.count_detail(labels, CallDetail::Refused(reason));
+            }
+            if let Verdict::Error(code) = record.verdict {
+                self.lasting.metrics.count_detail(labels, CallDetail::rpc_error(code));
+            }
+            if record.is_repeat {
+                self.lasting.metrics.count_detail(labels, CallDetail::Repeated);
+            }
         }
+        self.record(head, ctx, outcome, (duration, overhead));
         let Some(log) = &self.request_log else { return };
+        let record = &ctx.record;
         log.write(&Line {
             id: ctx.request_id(),
             verb: head.method.as_str(),

@@ -1,5 +1,6 @@
 //! The request path: one file per phase of Pingora's proxy, named as the phase.
 
+mod admission;
 mod answer;
 mod body;
 mod context;
@@ -12,26 +13,32 @@ mod head;
 mod hosts;
 mod http1;
 mod idle;
+mod listing;
+mod identity_headers;
 mod logging;
 mod moving;
 mod own_request;
 mod parked;
+mod placing;
 mod plan;
 mod proxy_protocol;
 mod proxy_upstream_filter;
 mod pump;
 mod reaping;
+mod recording;
 mod refusal;
 mod request_filter;
 mod response_body_filter;
 mod response_filter;
 mod stream;
 mod strict;
+mod tls;
 mod upstream_peer;
 mod upstream_request_filter;
 
 pub use edge::Edge;
 pub use proxy_protocol::ProxyProtocol;
+pub use tls::{tls_fault, tls_settings};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -44,9 +51,10 @@ use pingora::upstreams::peer::HttpPeer;
 use pingora::{Error, ErrorType};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
+use crate::audit::Audit;
 use crate::lifecycle::Lifecycle;
-use crate::snapshot::Snapshot;
-use crate::telemetry::{Metrics, Reason, RequestLog};
+use crate::snapshot::{Lasting, Snapshot};
+use crate::telemetry::{Metrics, Reason, Repeats, RequestLog};
 use crate::upstream::{Fleet, now_ms};
 use context::Context;
 use exchange::Connections;
@@ -57,10 +65,11 @@ use refusal::Refusal;
 /// What all listeners share.
 pub struct Shared {
     snapshot: ArcSwap<Snapshot>,
-    fleet: Arc<Fleet>,
+    lasting: Lasting,
     moves: Moves,
     reaper: Reaper,
-    metrics: Arc<Metrics>,
+    repeats: Repeats,
+    audit: Option<Arc<Audit>>,
     request_log: Option<RequestLog>,
     connections: Connections,
     request_ids: RequestIds,
@@ -77,20 +86,21 @@ impl Shared {
     /// Everything that outlives a request.
     pub fn new(
         snapshot: Snapshot,
-        fleet: Arc<Fleet>,
-        metrics: Arc<Metrics>,
-        request_log: Option<RequestLog>,
+        lasting: Lasting,
+        (request_log, audit): (Option<RequestLog>, Option<Arc<Audit>>),
         upstream_idle_connections: usize,
         workers: usize,
         lifecycle: Arc<Lifecycle>,
     ) -> Self {
-        fleet.install(&snapshot.pools, now_ms());
+        lasting.fleet.install(&snapshot.pools, now_ms());
+        snapshot.identity.install();
         Self {
             snapshot: ArcSwap::from_pointee(snapshot),
-            fleet,
+            lasting,
             moves: Moves::default(),
             reaper: Reaper::default(),
-            metrics,
+            repeats: Repeats::new(fastrand::u64(..)),
+            audit,
             request_log,
             connections: Connections::new(upstream_idle_connections, workers),
             request_ids: RequestIds::new(),
@@ -105,18 +115,24 @@ impl Shared {
 
     /// Lets a new configuration take effect: requests that have begun keep the one they began with.
     pub fn install(&self, snapshot: Snapshot) {
-        self.fleet.install(&snapshot.pools, now_ms());
+        self.lasting.fleet.install(&snapshot.pools, now_ms());
+        snapshot.identity.install();
         self.snapshot.store(Arc::new(snapshot));
+    }
+
+    /// What outlives every configuration.
+    pub fn lasting(&self) -> &Lasting {
+        &self.lasting
     }
 
     /// Every server and its endpoints.
     pub fn fleet(&self) -> &Arc<Fleet> {
-        &self.fleet
+        &self.lasting.fleet
     }
 
     /// The metrics of the process.
     pub fn metrics(&self) -> &Arc<Metrics> {
-        &self.metrics
+        &self.lasting.metrics
     }
 
     /// Where the process stands between its start and its end.
@@ -124,9 +140,17 @@ impl Shared {
         &self.lifecycle
     }
 
-    /// Closes connections to servers that nobody has used for a while.
+    /// Closes connections to servers that nobody has used for a while, and forgets what limits have
+    /// counted where it is over.
     pub fn sweep(&self) {
         self.connections.sweep();
+        self.lasting.limits.sweep();
+        self.lasting.marks.sweep(now_ms());
+    }
+
+    /// The record of what happens, if there is one.
+    pub fn audit(&self) -> Option<&Arc<Audit>> {
+        self.audit.as_ref()
     }
 
     /// Waits until the request log has left the process.

@@ -19,13 +19,15 @@ use serde_json::value::RawValue;
 
 use super::Gateway;
 use super::context::Context;
+use super::identity_headers::{subject, told};
 use super::own_request::{OwnRequest, Said, Unsaid, message_head};
 use super::plan::{Exchange, Forward, Held, Placement};
 use crate::config::OnEndpointLoss;
+use crate::identity::Caller;
 use crate::mcp::{Answer, Revision};
 use crate::sessions::{Abandoned, Place, Restore, SessionKey, View, seconds};
 use crate::telemetry::Reason;
-use crate::upstream::{Endpoint, Load, Loss, Otherwise, Pool, Wanted, now_ms};
+use crate::upstream::{Endpoint, Field, Load, Loss, Otherwise, Pool, Wanted, now_ms};
 
 /// The sessions that move now, each with a turn to wait for.
 #[derive(Default)]
@@ -65,6 +67,8 @@ struct Opener<'a> {
     opening: &'a RawValue,
     revision: Option<Revision>,
     restore: &'a Restore,
+    credential: Option<Field>,
+    told: Option<&'a Caller>,
 }
 
 impl Gateway {
@@ -77,7 +81,7 @@ impl Gateway {
         loss: Loss,
     ) -> Result<(), Reason> {
         // A configuration that came meanwhile may know more endpoints.
-        if let Some(pool) = self.fleet.pool(forward.pool.name()) {
+        if let Some(pool) = self.lasting.fleet.pool(forward.pool.name()) {
             forward.pool = pool;
         }
         let exchange = forward.shape.exchange;
@@ -129,12 +133,17 @@ impl Gateway {
         let revision = forward.held().and_then(|held| held.state.revision);
         let Ok(head) = message_head(session.req_header(), revision) else { return false };
         let ping = json!({ "jsonrpc": "2.0", "id": "toolgate-3", "method": "ping" });
+        let caller = ctx.record.caller.as_deref();
+        let subject = subject(session.req_header(), caller);
+        let Ok(credential) = forward.pool.credentials().of(subject).await else { return false };
         let request = OwnRequest {
             head: &head,
             session: forward.upstream_session(),
             request_id: ctx.request_id(),
             client_address: ctx.record.client,
             body: Bytes::from(ping.to_string()),
+            credential: credential.as_ref(),
+            told: told(&forward.pool, caller),
         };
         let said = self.ask_endpoint(&forward.pool, endpoint, request).await;
         said.is_ok_and(|said| said.head.status == 404)
@@ -171,11 +180,16 @@ impl Gateway {
             serde_json::from_slice(opening).map_err(|_| Reason::SessionUnknown)?;
         let revision = held.state.revision;
         let client = session.req_header();
-        let opener = Opener { pool, client, opening, revision, restore: &restore };
+        let caller = ctx.record.caller.clone();
+        let subject = subject(client, caller.as_deref());
+        let credential = pool.credentials().of(subject).await.map_err(Reason::from)?;
+        let told = told(pool, caller.as_deref());
+        let restore = &restore;
+        let opener = Opener { pool, client, opening, revision, restore, credential, told };
         let place = self.open_elsewhere(ctx, held, loss, &opener).await?;
         let now = seconds(SystemTime::now());
         sessions.moved(held.key(), &place, revision, now, rules);
-        self.metrics.sessions.moved(pool.name(), loss.as_str());
+        self.lasting.metrics.sessions.moved(pool.name(), loss.as_str());
         tracing::info!(
             server = pool.name(),
             from = held.endpoint.as_ref().map_or("", |endpoint| endpoint.url()),
@@ -252,7 +266,7 @@ impl Gateway {
         endpoint: &Arc<Endpoint>,
         opener: &Opener<'_>,
     ) -> Result<Option<Vec<u8>>, Unsaid> {
-        let Opener { pool, client, opening, revision, restore } = opener;
+        let Opener { pool, client, opening, revision, restore, credential, told } = opener;
         let say = async |revision, session: Option<&[u8]>, message: serde_json::Value| {
             let head = message_head(client, revision).map_err(|_| Unsaid::Broken)?;
             let request = OwnRequest {
@@ -261,6 +275,8 @@ impl Gateway {
                 request_id: ctx.request_id(),
                 client_address: ctx.record.client,
                 body: Bytes::from(message.to_string()),
+                credential: credential.as_ref(),
+                told: *told,
             };
             self.ask_endpoint(pool, endpoint, request).await
         };

@@ -14,8 +14,9 @@ use super::Shared;
 use super::exchange::Exchange;
 use super::response_filter::UpstreamHead;
 use super::upstream_request_filter::Outgoing;
+use crate::identity::Caller;
 use crate::mcp::{Answer, MCP_METHOD, MCP_NAME, MCP_PROTOCOL_VERSION, Revision};
-use crate::upstream::{Endpoint, Pool};
+use crate::upstream::{Endpoint, Field, Pool};
 
 /// An answer larger than this is not read.
 const ANSWER_BYTES_MAX: usize = 256 * 1024;
@@ -27,6 +28,10 @@ pub(super) struct OwnRequest<'a> {
     pub(super) request_id: &'a str,
     pub(super) client_address: Option<IpAddr>,
     pub(super) body: Bytes,
+    /// What the server gets instead of a client's credentials.
+    pub(super) credential: Option<&'a Field>,
+    /// Who calls, if the server is told.
+    pub(super) told: Option<&'a Caller>,
 }
 
 /// What came back.
@@ -95,6 +100,8 @@ impl Shared {
             request_id: request.request_id,
             client_address: request.client_address,
             body_bytes: request.body.len(),
+            credential: request.credential,
+            told: request.told,
         };
         let prepared = exchange.prepare(&outgoing).ok()?;
         exchange.send(prepared, &request.body).await.ok()?;

@@ -15,6 +15,8 @@ pub(super) enum Plan {
     Forward(Forward),
     /// A CORS preflight, answered by the gateway.
     Preflight,
+    /// What a route says of itself to clients without a token (RFC 9728): JSON.
+    Metadata(Bytes),
 }
 
 /// Everything that carrying a request to a server needs.
@@ -28,10 +30,7 @@ pub(super) struct Forward {
 impl Forward {
     /// The legacy session that the request belongs to.
     pub(super) fn held(&self) -> Option<&Held> {
-        match &self.placement {
-            Placement::Held(held) => Some(held),
-            Placement::Any { .. } => None,
-        }
+        self.placement.held()
     }
 
     /// The server's own session id, in place of the sealed one the client sent.
@@ -56,6 +55,16 @@ pub(super) enum Placement {
         /// Picks where nothing is hashed.
         random: u64,
     },
+}
+
+impl Placement {
+    /// The legacy session that decides.
+    pub(super) fn held(&self) -> Option<&Held> {
+        match self {
+            Self::Held(held) => Some(held),
+            Self::Any { .. } => None,
+        }
+    }
 }
 
 /// A legacy session, and where it lives now.

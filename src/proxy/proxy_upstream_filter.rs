@@ -23,11 +23,12 @@ impl Gateway {
         let plan = ctx.planned()?;
         match *plan {
             Plan::Preflight => answer::preflight(session.as_mut(), ctx).await,
+            Plan::Metadata(document) => answer::metadata(session.as_mut(), ctx, document).await,
             Plan::Forward(mut forward) => {
                 let permit = match self.stream_permit(ctx, &forward) {
                     Ok(permit) => permit,
                     Err(refusal) => {
-                        return self.refuse(session.as_mut(), ctx, &forward, refusal).await;
+                        return answer::refuse(session.as_mut(), ctx, &refusal).await;
                     }
                 };
                 if forward.shape.exchange == Exchange::Stream && parked::is_possible() {
@@ -48,20 +49,9 @@ impl Gateway {
     ) -> pingora::Result<()> {
         match self.pump(session, ctx, forward).await {
             End::Complete => Ok(()),
-            End::Refused(refusal) => self.refuse(session, ctx, forward, refusal).await,
+            End::Refused(refusal) => answer::refuse(session, ctx, &refusal).await,
             End::Cut => Error::e_explain(ErrorType::ConnectionClosed, "answer cut short"),
         }
-    }
-
-    async fn refuse(
-        &self,
-        session: &mut ServerSession,
-        ctx: &mut Context,
-        forward: &Forward,
-        refusal: Refusal,
-    ) -> pingora::Result<()> {
-        ctx.record.id = forward.reply_id();
-        answer::refuse(session, ctx, &refusal).await
     }
 
     /// Streams are counted, because each holds memory and two connections for hours.
@@ -73,7 +63,7 @@ impl Gateway {
         if forward.shape.exchange != Exchange::Stream {
             return Ok(None);
         }
-        let permit = StreamPermit::take(self.metrics.streams.clone());
+        let permit = StreamPermit::take(self.lasting.metrics.streams.clone());
         match permit.open <= ctx.snapshot.streams_max as i64 {
             true => Ok(Some(permit)),
             false => Err(Reason::StreamsFull.into()),

@@ -16,6 +16,7 @@ use super::Gateway;
 use super::context::Context;
 use super::exchange::Exchange;
 use super::http1::{Arrived, Broken};
+use super::identity_headers::{subject, told};
 use super::plan::{Exchange as Purpose, Forward, Repeat};
 use super::refusal::Refusal;
 use super::response_filter::UpstreamHead;
@@ -25,7 +26,7 @@ use crate::config::OnEndpointLoss;
 use crate::jsonrpc;
 use crate::mcp::{self, LAST_EVENT_ID};
 use crate::telemetry::{Outcome, Reason};
-use crate::upstream::InFlight;
+use crate::upstream::{Field, InFlight, Now};
 
 /// How a request that was begun came to its end.
 #[must_use]
@@ -103,6 +104,7 @@ impl Gateway {
         loop {
             let (endpoint, in_flight) =
                 self.upstream_peer(session, ctx, forward, &mut tried).await?;
+            let credential = credential(session, ctx, forward).await.map_err(Some)?;
             let opened = match tried.avoid_idle {
                 false => self.connections.open(&endpoint).await,
                 true => self.connections.open_fresh(&endpoint).await,
@@ -115,7 +117,7 @@ impl Gateway {
                     continue;
                 }
             };
-            let interrupted = match ask(session, ctx, forward, &mut exchange).await {
+            let interrupted = match ask(session, ctx, forward, &credential, &mut exchange).await {
                 Ok(head) => {
                     let arrived = exchange.arrived().map_err(|_| Some(Reason::EndpointBroken))?;
                     if is_forgotten(&head, &arrived, forward)
@@ -147,7 +149,11 @@ impl Gateway {
                 match connection {
                     Connection::Sound => self.endpoint_failed(&forward.pool, &endpoint, reason),
                     Connection::Stale => {
-                        self.metrics.upstream_failed(forward.pool.name(), endpoint.url(), reason);
+                        self.lasting.metrics.upstream_failed(
+                            forward.pool.name(),
+                            endpoint.url(),
+                            reason,
+                        );
                     }
                 }
                 if forward.shape.repeat == Repeat::Harmless
@@ -174,11 +180,32 @@ fn is_forgotten(head: &UpstreamHead, arrived: &Arrived, forward: &Forward) -> bo
         && mcp::error_code(&arrived.part) != Some(jsonrpc::METHOD_NOT_FOUND)
 }
 
+/// What the server gets instead of the client's credentials. Nothing is sent where there is none.
+async fn credential(
+    session: &ServerSession,
+    ctx: &mut Context,
+    forward: &Forward,
+) -> Result<Option<Field>, Reason> {
+    let subject = subject(session.req_header(), ctx.record.caller.as_deref());
+    let credentials = forward.pool.credentials();
+    match credentials.now(subject) {
+        Now::Nothing => Ok(None),
+        Now::Known(field) => Ok(Some(field)),
+        Now::Unknown => {
+            let began = Instant::now();
+            let credential = Box::pin(credentials.of(subject)).await;
+            ctx.record.waited += began.elapsed();
+            credential.map_err(Reason::from)
+        }
+    }
+}
+
 /// Sends the request and waits for the head of its answer.
 async fn ask(
     session: &mut ServerSession,
     ctx: &mut Context,
     forward: &Forward,
+    credential: &Option<Field>,
     exchange: &mut Exchange,
 ) -> Result<UpstreamHead, Interrupted> {
     let Some(endpoint) = &ctx.record.endpoint else {
@@ -191,6 +218,8 @@ async fn ask(
         request_id: ctx.request_id(),
         client_address: ctx.record.client,
         body_bytes: forward.body.len(),
+        credential: credential.as_ref(),
+        told: told(&forward.pool, ctx.record.caller.as_deref()),
     };
     let head = exchange.prepare(&outgoing).map_err(Interrupted::Broken)?;
     let room = match forward.shape.exchange {
@@ -198,6 +227,7 @@ async fn ask(
         Purpose::Stream => 1024,
         _ => 4096,
     };
+    ctx.record.sent = true;
     let answer = async {
         let sent = exchange.send(head, &forward.body).await;
         match exchange.read_head(room).await {
@@ -211,6 +241,10 @@ async fn ask(
     let limit = forward.pool.timeouts().first_byte;
     let head = while_client_waits(session, forward, limit, answer).await;
     ctx.record.waited += began.elapsed();
+    if head.as_ref().is_ok_and(|head| head.status == 401) {
+        let subject = subject(session.req_header(), ctx.record.caller.as_deref());
+        forward.pool.credentials().rejected(subject);
+    }
     head
 }
 

@@ -15,7 +15,7 @@ use super::own_request::{OwnRequest, Unsaid};
 use crate::mcp::MCP_PROTOCOL_VERSION;
 use crate::sessions::{Abandoned, View, seconds};
 use crate::telemetry::Reason;
-use crate::upstream::now_ms;
+use crate::upstream::{Subject, now_ms};
 
 /// What waits to be ended at the most; the servers end the rest by themselves.
 const WAITING_MAX: usize = 64 * 1024;
@@ -69,14 +69,14 @@ impl Shared {
             let abandoned = sessions.sweep(now, rules, BATCH);
             let count = abandoned.len();
             if rules.view == View::Whole {
-                self.metrics.sessions.abandoned.inc_by(count as u64);
+                self.lasting.metrics.sessions.abandoned.inc_by(count as u64);
                 self.end_all(abandoned).await;
             }
             if count < BATCH {
                 break;
             }
         }
-        self.metrics.sessions.tracked.set(sessions.len() as i64);
+        self.lasting.metrics.sessions.tracked.set(sessions.len() as i64);
     }
 
     async fn end_all(&self, sessions: Vec<Abandoned>) {
@@ -86,7 +86,7 @@ impl Shared {
     /// Ends one session at its server. What fails is the server's to clean up.
     async fn end(&self, session: Abandoned) {
         let Abandoned { place, revision } = session;
-        let pools = self.fleet.pools();
+        let pools = self.lasting.fleet.pools();
         let id = place.endpoint.id();
         let pool = pools.iter().find(|pool| pool.by_id(id).is_some()).or_else(|| pools.first());
         let (Some(pool), Some(upstream_id)) = (pool, &place.upstream_id) else { return };
@@ -100,12 +100,16 @@ impl Shared {
             }
         }
         let request_id = self.request_ids.next();
+        // Whom the server does not let in can end nothing there.
+        let Ok(credential) = pool.credentials().of(Subject::Gateway).await else { return };
         let request = OwnRequest {
             head: &head,
             session: Some(upstream_id),
             request_id: std::str::from_utf8(&request_id).unwrap_or_default(),
             client_address: None,
             body: Bytes::new(),
+            credential: credential.as_ref(),
+            told: None,
         };
         let endpoint = &place.endpoint;
         let standing = endpoint.standing();
@@ -113,7 +117,7 @@ impl Shared {
             return;
         }
         match timeout(END_MAX, self.ask_endpoint(pool, endpoint, request)).await {
-            Ok(Ok(_)) => self.metrics.sessions.reaped.inc(),
+            Ok(Ok(_)) => self.lasting.metrics.sessions.reaped.inc(),
             Ok(Err(Unsaid::Unreachable)) => {
                 self.endpoint_refused(pool, endpoint, Reason::EndpointUnreachable);
             }

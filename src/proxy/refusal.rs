@@ -2,9 +2,16 @@
 
 use std::borrow::Cow;
 
+use crate::identity::Challenge;
 use crate::jsonrpc::{self, ErrorBody, Fault, ReplyTo};
-use crate::mcp::{Revision, Violation};
+use crate::limits::{self, Why};
+use crate::mcp::{Era, Revision, Violation};
+use crate::policy::Subject;
 use crate::telemetry::Reason;
+use crate::upstream::Unavailable;
+
+/// Until 2025-11-25 a resource that is not there has a code of its own.
+const RESOURCE_NOT_FOUND: i32 = -32002;
 
 /// A request the gateway does not carry, or could not.
 ///
@@ -34,8 +41,11 @@ pub(super) enum Extra {
     Allow(&'static str),
     /// When to come back, in seconds, for 503 and 429 (RFC 9110 section 10.2.3).
     RetryAfter(u32),
-    /// A bearer challenge, for 401 (RFC 6750 section 3).
-    Challenge(&'static str),
+    /// A bearer challenge, for 401 and 403 (RFC 6750 section 3, RFC 9728 section 5.1).
+    Challenge(String),
+    /// When to come back in seconds, the limit and its policy, for 429
+    /// (draft-ietf-httpapi-ratelimit-headers).
+    Limited { retry_after_s: u32, limit: String, policy: String },
     /// The revisions that are known, for -32022 (2026-07-28 `UnsupportedProtocolVersionError`).
     Supported(String),
 }
@@ -49,9 +59,15 @@ fn row(reason: Reason) -> (u16, i32, &'static str) {
         Reason::HeadTimeout => (408, 408, "the request head did not arrive in time"),
         Reason::HostRefused => (421, 421, "no such host here"),
         Reason::OriginRefused => (403, 403, "origin not allowed"),
+        Reason::AuditFull => (503, 503, "calls cannot be recorded now"),
+        Reason::AddressLimited => (429, 429, "too many requests from this address"),
         Reason::RouteUnknown => (404, 404, "no route at this path"),
         Reason::VerbRefused => (405, 405, "method not allowed"),
         Reason::Unauthenticated => (401, 401, "authentication required"),
+        Reason::IdentityUnavailable => (503, 503, "identity cannot be checked now"),
+        Reason::RateLimited => (429, 429, "too many calls"),
+        Reason::InFlightLimited => (429, 429, "too many calls at once"),
+        Reason::LimitFull => (429, 429, "too many calls of too many callers"),
         Reason::NotAcceptable => {
             (406, 406, "Accept must list application/json and text/event-stream")
         }
@@ -67,12 +83,19 @@ fn row(reason: Reason) -> (u16, i32, &'static str) {
         Reason::SessionRevision => {
             (400, 400, "MCP-Protocol-Version is not the one this session negotiated")
         }
+        Reason::PolicyHidden => (200, jsonrpc::INVALID_PARAMS, "unknown tool"),
+        Reason::PolicyForbidden => (403, 403, "not allowed"),
+        Reason::ScopeMissing => (403, 403, "a scope is missing"),
+        Reason::CombinationForbidden => (403, 403, "not allowed after what was called before"),
         Reason::StreamsFull => (503, 503, "too many streams"),
         Reason::EndpointNone => (503, 503, "no endpoint is available"),
         Reason::EndpointBusy => (503, 503, "the server has too much to do"),
+        Reason::CredentialsUnavailable => (503, 503, "the server's credentials are not available"),
+        Reason::ExchangeRefused => (403, 403, "no credentials of the server for this caller"),
         Reason::EndpointUnreachable => (502, 502, "the server cannot be reached"),
         Reason::EndpointTimeout => (504, 504, "the server did not answer in time"),
         Reason::EndpointBroken => (502, 502, "the server's answer was broken"),
+        Reason::ListTooLarge => (502, 502, "the server's list is too large to be filtered"),
         Reason::Internal => (500, jsonrpc::INTERNAL_ERROR, "internal error"),
     }
 }
@@ -81,10 +104,19 @@ impl From<Reason> for Refusal {
     fn from(reason: Reason) -> Self {
         let (status, code, message) = row(reason);
         let extra = match status {
-            503 => Extra::RetryAfter(1),
+            429 | 503 => Extra::RetryAfter(1),
             _ => Extra::None,
         };
         Self { reason, status, code, message: Cow::Borrowed(message), extra }
+    }
+}
+
+impl From<Unavailable> for Reason {
+    fn from(unavailable: Unavailable) -> Self {
+        match unavailable {
+            Unavailable::Failed => Self::CredentialsUnavailable,
+            Unavailable::Refused => Self::ExchangeRefused,
+        }
     }
 }
 
@@ -126,12 +158,44 @@ impl Refusal {
     }
 
     /// 401. `invalid_token` is said only of a token that was there.
-    pub(super) fn unauthenticated(token_was_sent: TokenSent) -> Self {
+    pub(super) fn unauthenticated(token_was_sent: TokenSent, challenge: &Challenge) -> Self {
         let challenge = match token_was_sent {
-            TokenSent::No => "Bearer",
-            TokenSent::Yes => r#"Bearer error="invalid_token""#,
+            TokenSent::No => challenge.missing.clone(),
+            TokenSent::Yes => challenge.invalid.clone(),
         };
         Self { extra: Extra::Challenge(challenge), ..Self::from(Reason::Unauthenticated) }
+    }
+
+    /// A name that the policy hides is answered as servers answer names that they do not know.
+    pub(super) fn hidden(subject: Subject<'_>, era: Era) -> Self {
+        let refusal = Self::from(Reason::PolicyHidden);
+        match (subject, era) {
+            (Subject::Tool(_) | Subject::Method, _) => refusal,
+            (Subject::Prompt(_), _) => Self { message: "unknown prompt".into(), ..refusal },
+            (Subject::Resource(_) | Subject::Template(_), era) => {
+                // 2026-07-28 made -32602 of it.
+                let code = if era == Era::Legacy { RESOURCE_NOT_FOUND } else { refusal.code };
+                Self { code, message: "resource not found".into(), ..refusal }
+            }
+        }
+    }
+
+    /// 403 with the scopes that would do.
+    pub(super) fn scope_missing(challenge: String) -> Self {
+        Self { extra: Extra::Challenge(challenge), ..Self::from(Reason::ScopeMissing) }
+    }
+
+    /// 429 with when to come again.
+    pub(super) fn limited(refused: &limits::Refused) -> Self {
+        let reason = match refused.why {
+            Why::Rate => Reason::RateLimited,
+            Why::InFlight => Reason::InFlightLimited,
+            Why::KeysFull => Reason::LimitFull,
+            Why::Address => Reason::AddressLimited,
+        };
+        let limits::Fields { policy, limit } = refused.fields();
+        let retry_after_s = u32::try_from(refused.retry_after_s()).unwrap_or(u32::MAX);
+        Self { extra: Extra::Limited { retry_after_s, limit, policy }, ..Self::from(reason) }
     }
 
     /// -32022 with the list that lets a client choose again.
@@ -162,13 +226,18 @@ impl Refusal {
         body
     }
 
-    /// The header field that goes with the refusal.
-    pub(super) fn header(&self) -> Option<(&'static str, Cow<'static, str>)> {
+    /// The header fields that go with the refusal.
+    pub(super) fn fields(&self) -> Vec<(&'static str, Cow<'_, str>)> {
         match &self.extra {
-            Extra::None | Extra::Supported(_) => None,
-            Extra::Allow(methods) => Some(("allow", Cow::Borrowed(methods))),
-            Extra::RetryAfter(seconds) => Some(("retry-after", seconds.to_string().into())),
-            Extra::Challenge(challenge) => Some(("www-authenticate", Cow::Borrowed(challenge))),
+            Extra::None | Extra::Supported(_) => Vec::new(),
+            Extra::Allow(methods) => vec![("allow", Cow::Borrowed(methods))],
+            Extra::RetryAfter(seconds) => vec![("retry-after", seconds.to_string().into())],
+            Extra::Challenge(challenge) => vec![("www-authenticate", Cow::Borrowed(challenge))],
+            Extra::Limited { retry_after_s, limit, policy } => vec![
+                ("retry-after", retry_after_s.to_string().into()),
+                ("ratelimit", Cow::Borrowed(limit)),
+                ("ratelimit-policy", Cow::Borrowed(policy)),
+            ],
         }
     }
 }
@@ -202,6 +271,7 @@ mod tests {
     fn no_code_of_our_own_lies_in_the_reserved_range() {
         for reason in Reason::ALL {
             let (status, code, _) = row(*reason);
+            // A hidden name is answered as servers answer unknown ones (SPEC.md section 2.8).
             let specified = [-32700, -32600, -32601, -32602, -32603].contains(&code);
             assert!(specified || code == i32::from(status), "{reason:?}");
         }

@@ -2,30 +2,31 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use http::Method;
 use pingora_proxy::Session;
 
 use super::Gateway;
+use super::admission::Wish;
 use super::answer::METHODS;
-use super::context::{Context, short_digest};
-use super::plan::{Exchange, Forward, Held, Key, Placement, Plan, Repeat, Shape};
+use super::context::Context;
+use super::placing::{anywhere, open, place_legacy};
+use super::plan::{Exchange, Forward, Placement, Plan, Repeat, Shape};
 use super::refusal::{Refusal, TokenSent};
 use super::strict::Ambiguous;
 use super::{body, hosts, strict};
-use crate::config::HashKey;
-use crate::identity::{self, Caller, Unproven};
+use crate::config::Listener;
+use crate::identity::{Caller, Credential, Identity, PeerCertificate, Proof, Shown, Unproven};
 use crate::jsonrpc::peek;
 use crate::mcp::{
     self, Call, Claims, Class, Era, HEADER_MISMATCH, Kind, MCP_METHOD, MCP_NAME,
     MCP_PROTOCOL_VERSION, MCP_SESSION_ID, Revision, Violation,
 };
 use crate::routes::Route;
-use crate::sessions::{Binding, Place, Seen, SessionState, seconds};
-use crate::telemetry::Reason;
-use crate::upstream::{Pool, SessionHabit};
+use crate::telemetry::{CallKey, Reason};
+use crate::upstream::{Pool, now_ms};
 
 impl Gateway {
     /// The walk of a request, cheap checks before dear ones: nothing below a line runs before the
@@ -35,19 +36,82 @@ impl Gateway {
         session: &mut Session,
         ctx: &mut Context,
     ) -> Result<Plan, Refusal> {
+        self.reserve_record(ctx).await?;
         strict::check(session.req_header()).map_err(malformed)?;
         self.check_host_and_origin(session, ctx)?;
+        self.admit_address(ctx)?;
+        if let Some(metadata) = find_metadata(session, ctx)? {
+            return Ok(metadata);
+        }
         let route = find_route(session, ctx)?;
         if session.req_header().method == Method::OPTIONS {
             return Ok(Plan::Preflight);
         }
-        let caller = authenticate(session, ctx)?;
+        let caller = self.authenticate(session, ctx, &route).await?;
+        self.admit_early(ctx, &route, &caller).await?;
         match session.req_header().method {
             Method::POST => self.decide_message(session, ctx, &route, &caller).await,
-            Method::GET => decide_stream(session, ctx, &route, &caller),
-            Method::DELETE => decide_session_end(session, ctx, &route, &caller),
+            Method::GET => self.decide_stream(session, ctx, &route, &caller).await,
+            Method::DELETE => self.decide_session_end(session, ctx, &route, &caller).await,
             _ => Err(Refusal::verb(METHODS)),
         }
+    }
+
+    /// Who is calling. A token of which nobody knows is asked about, and the request waits for it.
+    async fn authenticate(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        route: &Route,
+    ) -> Result<Arc<Caller>, Refusal> {
+        let snapshot = Arc::clone(&ctx.snapshot);
+        let identity = &snapshot.identity;
+        let credential = self.credential(session, identity, &snapshot.listeners);
+        let proof = identity.authenticate(credential, &route.audience, SystemTime::now());
+        let proven = match proof {
+            Proof::Known(caller) => Ok(caller),
+            Proof::Refused(unproven) => Err(unproven),
+            Proof::Ask(pending) => {
+                let asked = Instant::now();
+                let proven = pending.answer().await;
+                ctx.record.waited += asked.elapsed();
+                proven
+            }
+        };
+        if let Some(header) = identity.certificate_header() {
+            // What it says of the client is the gateway's business, whoever wrote it.
+            session.req_header_mut().remove_header(header);
+        }
+        let caller = proven.map_err(|unproven| match unproven {
+            Unproven::Missing => Refusal::unauthenticated(TokenSent::No, &route.challenge),
+            Unproven::Invalid => Refusal::unauthenticated(TokenSent::Yes, &route.challenge),
+            Unproven::Unavailable => Reason::IdentityUnavailable.into(),
+        })?;
+        ctx.record.caller = Some(Arc::clone(&caller));
+        Ok(caller)
+    }
+
+    /// What the request shows of its caller. Behind a proxy that is believed to speak of
+    /// certificates, the certificate of the connection is the proxy's, and never the caller's.
+    fn credential<'s>(
+        &self,
+        session: &'s Session,
+        identity: &Identity,
+        listeners: &[Listener],
+    ) -> Credential<'s> {
+        let headers = &session.req_header().headers;
+        let peer = session.client_addr().and_then(|address| address.as_inet());
+        let is_trusted = |peer: IpAddr| {
+            listeners[self.listener].trusted_proxies.iter().any(|net| net.contains(&peer))
+        };
+        let header = identity.certificate_header();
+        let certificate = match header {
+            Some(header) if peer.is_some_and(|peer| is_trusted(peer.ip().to_canonical())) => {
+                strict::certificate(headers, header).map(Shown::ByProxy)
+            }
+            _ => of_connection(session).map(Shown::ByConnection),
+        };
+        Credential { authorization: strict::credential(headers), certificate }
     }
 
     /// POST: one JSON-RPC message.
@@ -65,14 +129,88 @@ impl Gateway {
         let head = session.req_header();
         let call = read_call(head, &body, ctx)?;
         note(ctx, &call);
+        ctx.record.is_repeat = self.is_repeat(route, caller, &call);
         let placement = match call.era {
             Era::Modern => anywhere(head, route, caller, &call, ctx),
             Era::Legacy => place_legacy(head, route, caller, &call, ctx)?,
         };
         let shape = shape(&call, &route.target);
+        let (wish, held) = (Wish::of(&call), placement.held());
+        self.authorize(ctx, route, caller, wish)?;
+        self.remember_use(ctx, route, caller, wish, held)?;
+        self.admit(ctx, route, caller, wish, (shape, held)).await?;
         drop(call);
         let pool = Arc::clone(&route.target);
         Ok(Plan::Forward(Forward { pool, placement, shape, body }))
+    }
+
+    /// GET: the stream of a legacy session. Nothing else has one (2026-07-28 transport).
+    async fn decide_stream(
+        &self,
+        session: &Session,
+        ctx: &mut Context,
+        route: &Arc<Route>,
+        caller: &Arc<Caller>,
+    ) -> Result<Plan, Refusal> {
+        let (exchange, repeat) = (Exchange::Stream, Repeat::Harmless);
+        if !strict::accepts(&session.req_header().headers, "text/event-stream") {
+            return Err(Reason::NotAcceptable.into());
+        }
+        self.of_session(session, ctx, route, caller, Shape { exchange, repeat, era: Era::Legacy })
+            .await
+    }
+
+    /// DELETE: the end of a legacy session.
+    async fn decide_session_end(
+        &self,
+        session: &Session,
+        ctx: &mut Context,
+        route: &Arc<Route>,
+        caller: &Arc<Caller>,
+    ) -> Result<Plan, Refusal> {
+        let (exchange, repeat) = (Exchange::EndsSession, Repeat::Never);
+        self.of_session(session, ctx, route, caller, Shape { exchange, repeat, era: Era::Legacy })
+            .await
+    }
+
+    async fn of_session(
+        &self,
+        session: &Session,
+        ctx: &mut Context,
+        route: &Arc<Route>,
+        caller: &Arc<Caller>,
+        shape: Shape,
+    ) -> Result<Plan, Refusal> {
+        let head = session.req_header();
+        let method = match head.method {
+            Method::GET => "GET",
+            _ => "DELETE",
+        };
+        ctx.record.method = method.into();
+        let version = strict::text(&head.headers, MCP_PROTOCOL_VERSION);
+        let is_modern =
+            version.and_then(Revision::parse).is_some_and(|revision| revision.era() == Era::Modern);
+        let token = strict::text(&head.headers, MCP_SESSION_ID).filter(|_| !is_modern);
+        let Some(token) = token else { return Err(Refusal::verb("POST, OPTIONS")) };
+        let held = open(token, version, route, caller, ctx)?;
+        let wish = Wish::bare(method);
+        self.authorize(ctx, route, caller, wish)?;
+        self.admit(ctx, route, caller, wish, (shape, Some(&held))).await?;
+        Ok(Plan::Forward(Forward {
+            pool: Arc::clone(&route.target),
+            placement: Placement::Held(Box::new(held)),
+            shape,
+            body: Bytes::new(),
+        }))
+    }
+
+    /// Whether the caller made the same call of a tool a short while ago.
+    fn is_repeat(&self, route: &Route, caller: &Caller, call: &Call<'_>) -> bool {
+        let Some(tool) = call.tool() else { return false };
+        let arguments = call.envelope.params.arguments.unwrap_or_default().as_bytes();
+        let server = route.target.name();
+        let key = CallKey { caller: caller.digest(), server, tool, arguments };
+        self.repeats.saw(&key, now_ms() / 1000)
     }
 
     /// DNS rebinding ends here: a browser that was lured to this address names a foreign host or
@@ -94,6 +232,19 @@ impl Gateway {
     }
 }
 
+/// What clients are told of a route before they have a token (RFC 9728 section 3).
+fn find_metadata(session: &Session, ctx: &Context) -> Result<Option<Plan>, Refusal> {
+    let head = session.req_header();
+    let Some(document) = ctx.snapshot.routes.find_metadata(head.uri.path()) else {
+        return Ok(None);
+    };
+    match head.method {
+        Method::GET | Method::HEAD => Ok(Some(Plan::Metadata(document))),
+        Method::OPTIONS => Ok(Some(Plan::Preflight)),
+        _ => Err(Refusal::verb("GET, HEAD, OPTIONS")),
+    }
+}
+
 fn find_route(session: &Session, ctx: &mut Context) -> Result<Arc<Route>, Refusal> {
     let found = ctx.snapshot.routes.find(session.req_header().uri.path());
     let route = Arc::clone(found.ok_or(Reason::RouteUnknown)?);
@@ -102,17 +253,8 @@ fn find_route(session: &Session, ctx: &mut Context) -> Result<Arc<Route>, Refusa
     Ok(route)
 }
 
-fn authenticate(session: &Session, ctx: &mut Context) -> Result<Arc<Caller>, Refusal> {
-    let credential = strict::credential(&session.req_header().headers);
-    let proven = ctx.snapshot.identity.authenticate(credential);
-    let caller = Arc::clone(proven.map_err(|unproven| {
-        Refusal::unauthenticated(match unproven {
-            Unproven::Missing => TokenSent::No,
-            Unproven::Invalid => TokenSent::Yes,
-        })
-    })?);
-    ctx.record.caller = Some(Arc::clone(&caller));
-    Ok(caller)
+fn of_connection(session: &Session) -> Option<&PeerCertificate> {
+    session.digest()?.ssl_digest.as_deref()?.extension.get()
 }
 
 fn check_media(session: &Session) -> Result<(), Refusal> {
@@ -165,6 +307,14 @@ fn note(ctx: &mut Context, call: &Call<'_>) {
     };
     ctx.record.target = call.target().map(Box::from);
     ctx.record.is_tool_call = call.tool().is_some();
+    ctx.record.revision = call.revision;
+    // Whoever refuses it later answers with it.
+    ctx.record.id = call.id().map(crate::jsonrpc::Id::into_owned);
+    if let (Some(keeping), Some(arguments)) =
+        (&ctx.snapshot.keeping, call.envelope.params.arguments)
+    {
+        ctx.record.arguments = keeping.keep(arguments.as_bytes());
+    }
 }
 
 fn shape(call: &Call<'_>, pool: &Pool) -> Shape {
@@ -180,171 +330,6 @@ fn shape(call: &Call<'_>, pool: &Pool) -> Shape {
         }
     };
     Shape { exchange, repeat, era: call.era }
-}
-
-/// GET: the stream of a legacy session. Nothing else has one (2026-07-28 transport).
-fn decide_stream(
-    session: &Session,
-    ctx: &mut Context,
-    route: &Arc<Route>,
-    caller: &Arc<Caller>,
-) -> Result<Plan, Refusal> {
-    let shape = Shape { exchange: Exchange::Stream, repeat: Repeat::Harmless, era: Era::Legacy };
-    if !strict::accepts(&session.req_header().headers, "text/event-stream") {
-        return Err(Reason::NotAcceptable.into());
-    }
-    of_session(session, ctx, route, caller, shape)
-}
-
-/// DELETE: the end of a legacy session.
-fn decide_session_end(
-    session: &Session,
-    ctx: &mut Context,
-    route: &Arc<Route>,
-    caller: &Arc<Caller>,
-) -> Result<Plan, Refusal> {
-    let shape = Shape { exchange: Exchange::EndsSession, repeat: Repeat::Never, era: Era::Legacy };
-    of_session(session, ctx, route, caller, shape)
-}
-
-fn of_session(
-    session: &Session,
-    ctx: &mut Context,
-    route: &Arc<Route>,
-    caller: &Arc<Caller>,
-    shape: Shape,
-) -> Result<Plan, Refusal> {
-    let head = session.req_header();
-    ctx.record.method = match head.method {
-        Method::GET => "GET".into(),
-        _ => "DELETE".into(),
-    };
-    let version = strict::text(&head.headers, MCP_PROTOCOL_VERSION);
-    let is_modern =
-        version.and_then(Revision::parse).is_some_and(|revision| revision.era() == Era::Modern);
-    let token = strict::text(&head.headers, MCP_SESSION_ID).filter(|_| !is_modern);
-    let Some(token) = token else { return Err(Refusal::verb("POST, OPTIONS")) };
-    let held = open(token, version, route, caller, ctx)?;
-    Ok(Plan::Forward(Forward {
-        pool: Arc::clone(&route.target),
-        placement: Placement::Held(Box::new(held)),
-        shape,
-        body: Bytes::new(),
-    }))
-}
-
-/// A legacy message belongs to the endpoint that holds its session.
-fn place_legacy(
-    head: &pingora::http::RequestHeader,
-    route: &Route,
-    caller: &Caller,
-    call: &Call<'_>,
-    ctx: &mut Context,
-) -> Result<Placement, Refusal> {
-    let token = strict::text(&head.headers, MCP_SESSION_ID);
-    match token {
-        _ if call.kind == Kind::Request(Class::Initialize) => {
-            Ok(anywhere(head, route, caller, call, ctx))
-        }
-        Some(token) => {
-            let version = strict::text(&head.headers, MCP_PROTOCOL_VERSION);
-            let opened = open(token, version, route, caller, ctx).inspect_err(|_| {
-                ctx.record.id = call.id().map(crate::jsonrpc::Id::into_owned);
-            });
-            Ok(Placement::Held(Box::new(opened?)))
-        }
-        None if route.target.session_habit() == SessionHabit::Mints => {
-            ctx.record.id = call.id().map(crate::jsonrpc::Id::into_owned);
-            Err(Reason::SessionMissing.into())
-        }
-        None => Ok(anywhere(head, route, caller, call, ctx)),
-    }
-}
-
-/// Opens a session id. Unknown, foreign, forged and expired ids are one answer, and so are those of
-/// sessions that are over.
-fn open(
-    token: &str,
-    version: Option<&str>,
-    route: &Route,
-    caller: &Caller,
-    ctx: &mut Context,
-) -> Result<Held, Refusal> {
-    let binding = Binding { route: &route.digest, caller: caller.digest() };
-    let now = SystemTime::now();
-    let opened = ctx.snapshot.seal.open(binding, token.as_bytes(), now);
-    let state = opened.ok_or(Reason::SessionUnknown)?;
-    ctx.record.session = Some(short_digest(token));
-    if let (Some(agreed), Some(version)) = (state.revision, version)
-        && agreed.as_str() != version
-    {
-        return Err(Reason::SessionRevision.into());
-    }
-    locate(state, seconds(now), route, ctx)
-}
-
-/// Finds where a session lives: where its id says, unless it has moved since.
-fn locate(state: SessionState, now: u32, route: &Route, ctx: &Context) -> Result<Held, Refusal> {
-    let (sessions, rules) = (&ctx.snapshot.sessions, ctx.snapshot.session_rules);
-    let pool = &route.target;
-    match sessions.used(state.key, state.made_at, now, rules) {
-        Seen::Over => Err(Reason::SessionUnknown.into()),
-        Seen::Moved(place) => {
-            // The endpoint that the route leads to now: after a reload it may be another server.
-            let endpoint = pool.by_id(place.endpoint.id());
-            Ok(Held::moved(state, endpoint, place.upstream_id))
-        }
-        Seen::AtHome => {
-            let endpoint = pool.by_id(state.endpoint);
-            Ok(Held::at_home(state, endpoint))
-        }
-        Seen::Unknown => {
-            let endpoint = pool.by_id(state.endpoint);
-            if let Some(endpoint) = &endpoint {
-                let upstream_id = Some(state.upstream_id().to_vec());
-                let place = Place { endpoint: Arc::clone(endpoint), upstream_id };
-                sessions.came(state.key, &place, state.revision, None, now, rules);
-            }
-            Ok(Held::at_home(state, endpoint))
-        }
-    }
-}
-
-/// What has no session goes where its key leads.
-fn anywhere(
-    head: &pingora::http::RequestHeader,
-    route: &Route,
-    caller: &Caller,
-    call: &Call<'_>,
-    ctx: &Context,
-) -> Placement {
-    let random = fastrand::u64(..);
-    let key = match route.target.hash_key() {
-        // A new session is placed by chance, which spreads the sessions of one caller too.
-        HashKey::Session if call.era == Era::Legacy => Key::Fixed(u128::from(random).to_le_bytes()),
-        HashKey::Session | HashKey::Caller => who(caller, ctx),
-        HashKey::Tenant => match caller.tenant() {
-            Some(tenant) => Key::Text(tenant.into()),
-            None => who(caller, ctx),
-        },
-        HashKey::Tool => Key::Text(call.target().unwrap_or_default().into()),
-        HashKey::Header(name) => match strict::text(&head.headers, name) {
-            Some(value) => Key::Text(value.into()),
-            None => who(caller, ctx),
-        },
-    };
-    Placement::Any { key, random }
-}
-
-/// The caller as a hash key. Anonymous callers are told apart by where they call from.
-fn who(caller: &Caller, ctx: &Context) -> Key {
-    match (caller.method(), ctx.record.client) {
-        (identity::Method::Anonymous, Some(IpAddr::V6(client))) => Key::Fixed(client.octets()),
-        (identity::Method::Anonymous, Some(IpAddr::V4(client))) => {
-            Key::Fixed(client.to_ipv6_mapped().octets())
-        }
-        _ => Key::Fixed(*caller.digest()),
-    }
 }
 
 fn malformed(ambiguous: Ambiguous) -> Refusal {

@@ -19,9 +19,18 @@ pub(super) struct UpstreamHead {
 impl UpstreamHead {
     /// Whether the body is a stream of events.
     pub(super) fn is_event_stream(&self) -> bool {
+        self.is_of_type(b"text/event-stream")
+    }
+
+    /// Whether the body is one JSON text.
+    pub(super) fn is_json(&self) -> bool {
+        self.is_of_type(b"application/json")
+    }
+
+    fn is_of_type(&self, media_type: &[u8]) -> bool {
         let value = self.field(&CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
         let kind = value.split(|byte| *byte == b';').next().unwrap_or_default();
-        kind.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
+        kind.trim_ascii().eq_ignore_ascii_case(media_type)
     }
 
     /// The first field of this name.

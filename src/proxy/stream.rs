@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::Gateway;
 use super::context::Context;
-use super::deliver::{Body, note_use};
+use super::deliver::{Body, Handed, note_use};
 use super::plan::Forward;
 use super::pump::{Begun, End, Interrupted, while_client_waits};
 use crate::config::OnEndpointLoss;
@@ -56,7 +56,7 @@ impl Gateway {
         body: Body,
         mut in_flight: InFlight,
     ) -> End {
-        let Body { held, mut exchange, mut watch, .. } = body;
+        let Body { held, mut exchange, mut watch, mut filter, .. } = body;
         let mut part = Some(held).filter(|held| !held.is_empty());
         let (mut bell, mut changes) = (forward.pool.bell(), forward.pool.changes());
         let mut must_look = true;
@@ -65,11 +65,12 @@ impl Gateway {
         let mut silent = Duration::ZERO;
         loop {
             if let Some(part) = part.take() {
-                watch.saw(&part);
-                note_use(ctx, forward, &part);
-                ctx.record.bytes_out += part.len() as u64;
-                if session.write_response_body(part, false).await.is_err() {
-                    return self.client_left(ctx, forward, exchange).await;
+                match self.hand_on(session, ctx, forward, &mut watch, &mut filter, part).await {
+                    Handed::On => {}
+                    Handed::ClientGone => return self.client_left(ctx, forward, exchange).await,
+                    Handed::Faulty(fault) => {
+                        return self.end_listing(session, ctx, forward, fault).await;
+                    }
                 }
             }
             if must_look && watch.is_between_events() {
@@ -83,6 +84,7 @@ impl Gateway {
                         let Some(begun) = followed else {
                             return last_words(session, retry_hint()).await;
                         };
+                        filter.restart();
                         (exchange, in_flight) = (Some(begun.exchange), begun.in_flight);
                         part = Some(begun.arrived.part).filter(|first| !first.is_empty());
                         continue;
@@ -136,7 +138,7 @@ impl Gateway {
         changes: &mut u32,
     ) -> Heeded {
         // A reload made another pool of the same server.
-        if let Some(pool) = self.fleet.pool(forward.pool.name()) {
+        if let Some(pool) = self.lasting.fleet.pool(forward.pool.name()) {
             forward.pool = pool;
         }
         if self.lifecycle.is_draining() {

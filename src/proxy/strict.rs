@@ -121,6 +121,13 @@ pub(super) fn credential(headers: &HeaderMap) -> Option<&[u8]> {
     headers.get(AUTHORIZATION).map(HeaderValue::as_bytes)
 }
 
+/// What a proxy says of the client's certificate. Said twice it names nobody.
+pub(super) fn certificate<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h [u8]> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next()?.as_bytes();
+    Some(if values.next().is_some() { b"" } else { first })
+}
+
 /// The web origin a browser speaks for.
 pub(super) fn origin(headers: &HeaderMap) -> Option<&str> {
     // A value that is no text is an origin that nobody allowed.

@@ -7,8 +7,10 @@ use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method};
 use pingora::http::RequestHeader;
 
+use super::identity_headers;
+use crate::identity::Caller;
 use crate::mcp::MCP_SESSION_ID;
-use crate::upstream::Endpoint;
+use crate::upstream::{Endpoint, Field};
 
 /// What the head of a request to a server is made of.
 pub(super) struct Outgoing<'a> {
@@ -18,6 +20,10 @@ pub(super) struct Outgoing<'a> {
     pub(super) request_id: &'a str,
     pub(super) client_address: Option<IpAddr>,
     pub(super) body_bytes: usize,
+    /// What the server gets instead of the client's credentials.
+    pub(super) credential: Option<&'a Field>,
+    /// Who calls, if the server is told.
+    pub(super) told: Option<&'a Caller>,
 }
 
 impl Outgoing<'_> {
@@ -30,12 +36,16 @@ impl Outgoing<'_> {
         }
         head.extend_from_slice(self.endpoint.authority().as_bytes());
         head.extend_from_slice(b"\r\n");
-        self.fields(|name, value| {
+        let mut emit = |name: &str, value: &[u8]| {
             head.extend_from_slice(name.as_bytes());
             head.extend_from_slice(b": ");
             head.extend_from_slice(value);
             head.extend_from_slice(b"\r\n");
-        });
+        };
+        self.fields(&mut emit);
+        if let Some(Field { name, value }) = self.credential {
+            emit(name.as_str(), value.as_bytes());
+        }
         head.extend_from_slice(b"\r\n");
         head
     }
@@ -58,13 +68,18 @@ impl Outgoing<'_> {
             }
         });
         result?;
+        if let Some(Field { name, value }) = self.credential {
+            // The value is marked, so that no table of HPACK remembers it.
+            head.append_header(name.clone(), value.clone())?;
+        }
         Ok(Box::new(head))
     }
 
-    /// Every field but `Host`, in the client's order, the gateway's own last.
+    /// Every field but `Host` and the credential, in the client's order, the gateway's own last.
     fn fields(&self, mut emit: impl FnMut(&str, &[u8])) {
         for (name, value) in &self.client.headers {
-            if is_forwarded(name.as_str()) {
+            let is_replaced = self.credential.is_some_and(|credential| credential.name == *name);
+            if !is_replaced && is_forwarded(name.as_str()) {
                 emit(name.as_str(), value.as_bytes());
             }
         }
@@ -77,6 +92,9 @@ impl Outgoing<'_> {
         emit("x-request-id", self.request_id.as_bytes());
         if let Some(address) = self.client_address {
             emit("x-forwarded-for", Short::of(format_args!("{address}")).as_bytes());
+        }
+        if let Some(caller) = self.told {
+            identity_headers::each(caller, emit);
         }
     }
 }

@@ -9,7 +9,7 @@ thread_local! {
 }
 
 /// Appends `now` in UTC with microseconds, as `2026-11-22T10:15:30.123456Z`.
-pub(super) fn write_rfc3339(out: &mut Vec<u8>, now: SystemTime) {
+pub fn write_rfc3339(out: &mut Vec<u8>, now: SystemTime) {
     let since = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let (cached_at, cached) = SECOND.get();
     let text = if cached_at == since.as_secs() {

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use parking_lot::Mutex;
 use prometheus::{
@@ -11,22 +11,24 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use super::{EndpointMetrics, Reason, SessionMetrics};
+use super::calls::{CallDetail, CallMetrics, Details};
+use super::configuration::Configuration;
+use super::routes::RouteFamilies;
+use super::{
+    AuditMetrics, CatalogMetrics, CredentialMetrics, EndpointMetrics, IdentityMetrics,
+    LimitMetrics, Reason, RouteMetrics, SessionMetrics,
+};
 use crate::mcp::well_known;
 
 /// The label value that stands for every name beyond the cap, and for names no server confirmed.
-const OTHER: &str = "other";
+pub(super) const OTHER: &str = "other";
 /// Methods that are told apart: those of the specification and a few of extensions.
 const METHODS_MAX: usize = 100;
 /// More series than this and new ones count as [`OTHER`], whatever the caps on names allow.
-const SERIES_MAX: usize = 10_000;
+pub(super) const SERIES_MAX: usize = 10_000;
 /// Bounds of durations in seconds, those of the OpenTelemetry MCP conventions with finer low ones.
 const DURATION_BUCKETS: &[f64] =
     &[0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0];
-/// Bounds of the gateway's own time in seconds.
-const OVERHEAD_BUCKETS: &[f64] =
-    &[0.000_02, 0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1];
-
 /// Who called what, as labels. Borrowed: a known combination is found without an allocation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Labels<'a> {
@@ -47,6 +49,7 @@ pub struct Labels<'a> {
 struct Series {
     outcomes: [IntCounter; Outcome::ALL.len()],
     duration: Histogram,
+    details: Details,
 }
 
 /// How a request ended, as operators count it.
@@ -56,25 +59,18 @@ pub enum Outcome {
     Ok,
     /// The gateway said no.
     Refused,
+    /// A tool ran and says that it failed.
+    ToolError,
+    /// The server answered with a JSON-RPC error, under a status of success.
+    RpcError,
     /// The server answered with an HTTP error.
     ServerError,
+    /// The server's answer ended without one to the request.
+    Unanswered,
     /// The gateway or the server failed.
     Failed,
     /// The client left first.
     Cancelled,
-}
-
-/// The handles of one route.
-#[derive(Clone, Debug)]
-pub struct RouteMetrics {
-    /// Requests being served.
-    pub in_flight: IntGauge,
-    /// Body bytes from clients.
-    pub bytes_in: IntCounter,
-    /// Body bytes to clients.
-    pub bytes_out: IntCounter,
-    /// Seconds spent in the gateway itself.
-    pub overhead: Histogram,
 }
 
 /// The registry of the process.
@@ -82,9 +78,7 @@ pub struct Metrics {
     registry: Registry,
     requests: IntCounterVec,
     durations: HistogramVec,
-    overheads: HistogramVec,
-    in_flight: IntGaugeVec,
-    bytes: IntCounterVec,
+    routes: RouteFamilies,
     refusals: Vec<IntCounter>,
     upstream_errors: IntCounterVec,
     /// Client connections open now.
@@ -92,47 +86,28 @@ pub struct Metrics {
     /// Long-lived streams open now.
     pub streams: IntGauge,
     ejections: IntCounterVec,
+    calls: CallMetrics,
+    /// Issuers of keys and tokens.
+    pub identity: IdentityMetrics,
     /// Legacy sessions.
     pub sessions: SessionMetrics,
+    /// The record of what happened.
+    pub audit: AuditMetrics,
+    /// Credentials of servers.
+    pub credentials: CredentialMetrics,
     /// Lines of the request log that found no room.
     pub log_lines_lost: IntCounter,
+    /// What servers offer.
+    pub catalog: CatalogMetrics,
     /// Endpoints, and what finds them.
     pub endpoints: EndpointMetrics,
+    /// Limits: what they refused, and how many keys they count.
+    pub limits: LimitMetrics,
     configuration: Configuration,
     series: papaya::HashMap<Key, Arc<Series>>,
     names: Mutex<Names>,
     callers_max: usize,
     tools_max: usize,
-}
-
-/// Which configuration is in force, and how it came to be.
-struct Configuration {
-    reloads: IntCounterVec,
-    hash: IntGauge,
-    reloaded: IntGauge,
-}
-
-impl Configuration {
-    fn new(registry: &Registry) -> Self {
-        Self {
-            reloads: counters(
-                registry,
-                "toolgate_reloads_total",
-                "Readings of the configuration while running, by outcome.",
-                &["outcome"],
-            ),
-            hash: gauge(
-                registry,
-                "toolgate_config_hash",
-                "The start of the digest of the configuration in force, as a number.",
-            ),
-            reloaded: gauge(
-                registry,
-                "toolgate_config_reloaded_timestamp_seconds",
-                "When the configuration in force took effect.",
-            ),
-        }
-    }
 }
 
 #[derive(Default)]
@@ -143,15 +118,26 @@ struct Names {
 }
 
 impl Outcome {
-    const ALL: [Self; 5] =
-        [Self::Ok, Self::Refused, Self::ServerError, Self::Failed, Self::Cancelled];
+    const ALL: [Self; 8] = [
+        Self::Ok,
+        Self::Refused,
+        Self::ToolError,
+        Self::RpcError,
+        Self::ServerError,
+        Self::Unanswered,
+        Self::Failed,
+        Self::Cancelled,
+    ];
 
     /// The outcome's name in metrics and logs.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
             Self::Refused => "refused",
+            Self::ToolError => "tool_error",
+            Self::RpcError => "rpc_error",
             Self::ServerError => "server_error",
+            Self::Unanswered => "unanswered",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
         }
@@ -182,25 +168,7 @@ impl Metrics {
                 &["route", "method"],
                 DURATION_BUCKETS,
             ),
-            overheads: histograms(
-                &registry,
-                "toolgate_overhead_seconds",
-                "Time spent in the gateway itself, without waiting for client or server.",
-                &["route"],
-                OVERHEAD_BUCKETS,
-            ),
-            in_flight: gauges(
-                &registry,
-                "toolgate_requests_in_flight",
-                "Requests being served now.",
-                &["route"],
-            ),
-            bytes: counters(
-                &registry,
-                "toolgate_body_bytes_total",
-                "Body bytes from clients (in) and to clients (out).",
-                &["route", "direction"],
-            ),
+            routes: RouteFamilies::new(&registry),
             refusals: refusals(&registry),
             upstream_errors: counters(
                 &registry,
@@ -214,19 +182,25 @@ impl Metrics {
                 "Client connections open now.",
             ),
             streams: gauge(&registry, "toolgate_streams_open", "Long-lived streams open now."),
+            identity: IdentityMetrics::new(&registry),
             sessions: SessionMetrics::new(&registry),
+            credentials: CredentialMetrics::new(&registry),
             ejections: counters(
                 &registry,
                 "toolgate_ejections_total",
                 "Endpoints taken out because calls to them failed, by reason.",
                 &["server", "endpoint", "reason"],
             ),
+            calls: CallMetrics::new(&registry),
+            audit: AuditMetrics::new(&registry),
             log_lines_lost: counter(
                 &registry,
                 "toolgate_log_lines_lost_total",
                 "Lines of the request log that found no room.",
             ),
+            catalog: CatalogMetrics::new(&registry),
             endpoints: EndpointMetrics::new(&registry),
+            limits: LimitMetrics::new(&registry),
             configuration: Configuration::new(&registry),
             series: papaya::HashMap::new(),
             names: Mutex::new(Names::default()),
@@ -238,12 +212,7 @@ impl Metrics {
 
     /// The handles of a route.
     pub fn route(&self, path: &str) -> RouteMetrics {
-        RouteMetrics {
-            in_flight: self.in_flight.with_label_values(&[path]),
-            bytes_in: self.bytes.with_label_values(&[path, "in"]),
-            bytes_out: self.bytes.with_label_values(&[path, "out"]),
-            overhead: self.overheads.with_label_values(&[path]),
-        }
+        self.routes.of(path)
     }
 
     /// Counts one refusal.
@@ -258,6 +227,11 @@ impl Metrics {
         self.upstream_errors.with_label_values(&[server, endpoint, reason.as_str()]).inc();
     }
 
+    /// A server said on a stream that one of its lists has changed.
+    pub fn list_changed(&self, server: &str, list: &str) {
+        self.calls.list_changed(server, list);
+    }
+
     /// Counts one ejection.
     pub fn ejected(&self, server: &str, endpoint: &str, reason: &str) {
         self.ejections.with_label_values(&[server, endpoint, reason]).inc();
@@ -265,16 +239,12 @@ impl Metrics {
 
     /// Counts one reading of the configuration.
     pub fn reloaded(&self, outcome: &str) {
-        self.configuration.reloads.with_label_values(&[outcome]).inc();
+        self.configuration.reloaded(outcome);
     }
 
     /// A configuration with this digest has taken effect.
     pub fn configured(&self, digest: [u8; 32], at: SystemTime) {
-        // Six bytes are a number that every reader of metrics holds exactly.
-        let hash = digest[..6].iter().fold(0, |hash, byte| hash << 8 | i64::from(*byte));
-        self.configuration.hash.set(hash);
-        let since = at.duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.configuration.reloaded.set(i64::try_from(since.as_secs()).unwrap_or(i64::MAX));
+        self.configuration.configured(digest, at);
     }
 
     /// Whether a server has answered this combination without error before.
@@ -297,6 +267,16 @@ impl Metrics {
         series.duration.observe(seconds);
     }
 
+    /// Counts what else is to be said of a request, under the caller and tool it is counted under.
+    pub fn count_detail(&self, labels: Labels<'_>, detail: CallDetail) {
+        let count = |labels, details: &Details| self.calls.count(labels, details, detail);
+        if let Some(series) = self.series.pin().get(&labels) {
+            return count(labels, &series.details);
+        }
+        let labels = self.admitted(labels, false);
+        count(labels, &self.resolve_admitted(labels).details);
+    }
+
     /// Everything as Prometheus text.
     pub fn render(&self) -> Vec<u8> {
         let mut text = Vec::with_capacity(16 * 1024);
@@ -310,7 +290,11 @@ impl Metrics {
 
     #[cold]
     fn resolve(&self, labels: Labels<'_>, confirmed: bool) -> Arc<Series> {
-        let labels = self.admitted(labels, confirmed);
+        self.resolve_admitted(self.admitted(labels, confirmed))
+    }
+
+    /// The series of labels that may all be label values.
+    fn resolve_admitted(&self, labels: Labels<'_>) -> Arc<Series> {
         let pinned = self.series.pin();
         if let Some(series) = pinned.get(&labels) {
             return Arc::clone(series);
@@ -326,7 +310,7 @@ impl Metrics {
             ])
         });
         let duration = self.durations.with_label_values(&[labels.route, labels.method]);
-        let series = Arc::new(Series { outcomes, duration });
+        let series = Arc::new(Series { outcomes, duration, details: Details::default() });
         pinned.insert(Key::from(labels), Arc::clone(&series));
         series
     }
@@ -458,7 +442,7 @@ pub(super) fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
     register(registry, IntGauge::new(name, help))
 }
 
-fn histograms(
+pub(super) fn histograms(
     registry: &Registry,
     name: &str,
     help: &str,

@@ -10,6 +10,18 @@ macro_rules! reasons {
             /// Every reason, in the order of the request's walk.
             pub const ALL: &[Self] = &[$(Self::$variant,)*];
 
+            /// Whether it is a server that cannot be reached, or does not answer, that the request failed for.
+            pub fn is_of_endpoint(self) -> bool {
+                matches!(
+                    self,
+                    Self::EndpointNone
+                        | Self::EndpointBusy
+                        | Self::EndpointUnreachable
+                        | Self::EndpointTimeout
+                        | Self::EndpointBroken
+                )
+            }
+
             /// The reason's name in metrics and logs.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $name,)* }
@@ -31,12 +43,24 @@ reasons! {
     HostRefused => "host_refused",
     /// `Origin` is not allowed.
     OriginRefused => "origin_refused",
+    /// The record of calls takes no more, and no call may run without one.
+    AuditFull => "audit_full",
+    /// Too many requests came from the client's address.
+    AddressLimited => "address_limited",
     /// No route has this path.
     RouteUnknown => "route_unknown",
     /// The route does not serve this HTTP method.
     VerbRefused => "verb_refused",
     /// No proof of identity, or a bad one.
     Unauthenticated => "unauthenticated",
+    /// Who could say what a token is worth does not answer.
+    IdentityUnavailable => "identity_unavailable",
+    /// A rate limit has no room for the call.
+    RateLimited => "rate_limited",
+    /// As many calls run at once as a limit allows.
+    InFlightLimited => "in_flight_limited",
+    /// A limit counts as many keys as it may, and this one is new.
+    LimitFull => "limit_full",
     /// `Accept` leaves no answer to give.
     NotAcceptable => "not_acceptable",
     /// `Content-Type` is not JSON.
@@ -59,18 +83,32 @@ reasons! {
     SessionUnknown => "session_unknown",
     /// The version header is not the one the session negotiated.
     SessionRevision => "session_revision",
+    /// The policy hides the tool, prompt or resource from this caller.
+    PolicyHidden => "policy_hidden",
+    /// The policy does not let this caller use the method.
+    PolicyForbidden => "policy_forbidden",
+    /// The caller lacks a scope that the call needs.
+    ScopeMissing => "scope_missing",
+    /// What was called before rules this call out.
+    CombinationForbidden => "combination_forbidden",
     /// The process holds as many streams as it may.
     StreamsFull => "streams_full",
     /// No endpoint of the server can take the call.
     EndpointNone => "endpoint_none",
     /// The endpoint carries as many calls as it may, and no more may wait.
     EndpointBusy => "endpoint_busy",
+    /// What the server wants to see cannot be had now.
+    CredentialsUnavailable => "credentials_unavailable",
+    /// The caller has no token that could be exchanged for one of the server.
+    ExchangeRefused => "exchange_refused",
     /// No endpoint could be connected to.
     EndpointUnreachable => "endpoint_unreachable",
     /// The endpoint did not answer in time.
     EndpointTimeout => "endpoint_timeout",
     /// The endpoint's answer broke HTTP or ended early.
     EndpointBroken => "endpoint_broken",
+    /// The endpoint's list, of which the caller may not see all, is larger than may be held.
+    ListTooLarge => "list_too_large",
     /// A fault of the gateway itself.
     Internal => "internal",
 }

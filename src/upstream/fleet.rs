@@ -3,20 +3,24 @@
 //! endpoint.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
+use super::credentials::Credentials;
 use super::endpoint::{Address, Endpoint, id_of};
 use super::pool::{Life, Member, Members, Pool, Source};
 use super::standing::{Membership, Standing};
 use crate::config;
+use crate::outbound::Outbound;
 
 /// All servers.
 pub struct Fleet {
     servers: Mutex<HashMap<String, Server>>,
     pools: ArcSwap<Vec<Arc<Pool>>>,
+    /// Made when the first credential must be asked for; without a client it cannot be had.
+    outbound: Arc<OnceLock<Option<Outbound>>>,
 }
 
 /// An endpoint that a discovery found.
@@ -127,7 +131,7 @@ impl Default for Fleet {
 impl Fleet {
     /// A fleet without servers.
     pub fn new() -> Self {
-        Self { servers: Mutex::default(), pools: ArcSwap::default() }
+        Self { servers: Mutex::default(), pools: ArcSwap::default(), outbound: Arc::default() }
     }
 
     /// Every server as the configuration in force describes it, in its order.
@@ -152,7 +156,16 @@ impl Fleet {
                 Some(pool) => server.members(settings, pool.members().list(), now_ms),
                 None => server.members(settings, &[], now_ms),
             };
-            Arc::new(Pool::new(settings, members, Arc::clone(&server.life)))
+            let credentials = match before {
+                Some(pool) if pool.settings().credentials == settings.credentials => {
+                    Arc::clone(pool.credentials())
+                }
+                _ => {
+                    let credentials = settings.credentials.clone();
+                    Arc::new(Credentials::new(&settings.name, credentials, &self.outbound))
+                }
+            };
+            Arc::new(Pool::new(settings, members, Arc::clone(&server.life), credentials))
         });
         prepared.collect()
     }

@@ -21,10 +21,10 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::choose::ring_address;
-use super::probe::{Connectors, Fault, Question};
+use super::probe::{Asked, Connectors, Fault, Question};
 use super::probe_mcp::{self, Manner};
 use super::standing::Probed;
-use super::{Endpoint, Fleet, Pool, now_ms};
+use super::{Endpoint, Fleet, Now, Pool, Subject, now_ms};
 use crate::config::{Health, Probe};
 use crate::telemetry::Metrics;
 
@@ -202,8 +202,14 @@ impl Watched {
             let manner = std::mem::take(&mut *patient.manner.lock());
             let endpoint = patient.endpoint();
             let connectors = Arc::clone(&self.connectors);
+            let credential = match self.pool.load().credentials().now(Subject::Gateway) {
+                Now::Known(field) => Some(field),
+                Now::Nothing | Now::Unknown => None,
+            };
             ends.spawn(timeout(END_MAX, async move {
-                probe_mcp::end(&connectors, &endpoint, &manner).await;
+                let (connectors, endpoint) = (&*connectors, &*endpoint);
+                let asked = Asked { connectors, endpoint, credential: credential.as_ref() };
+                probe_mcp::end(&asked, &manner).await;
             }));
         }
         ends.join_all().await;
@@ -216,9 +222,20 @@ impl Watched {
 
     async fn probe(&self, patient: &Patient, health: &Health) -> Result<(), Fault> {
         let endpoint = patient.endpoint();
+        let connectors = &*self.connectors;
+        let credential = match self.pool.load().credentials().now(Subject::Gateway) {
+            Now::Nothing => None,
+            Now::Known(field) => Some(field),
+            // Where the gateway is not let in, only the connection tells.
+            Now::Unknown if health.probe != Probe::Off => {
+                return connectors.connect(&endpoint).await;
+            }
+            Now::Unknown => None,
+        };
+        let asked = Asked { connectors, endpoint: &endpoint, credential: credential.as_ref() };
         match health.probe {
             Probe::Off => Ok(()),
-            Probe::Tcp => self.connectors.connect(&endpoint).await,
+            Probe::Tcp => connectors.connect(&endpoint).await,
             Probe::Http => {
                 let question = Question {
                     method: Method::GET,
@@ -226,12 +243,12 @@ impl Watched {
                     fields: vec![("accept", "*/*")],
                     body: bytes::Bytes::new(),
                 };
-                match self.connectors.ask(&endpoint, &question).await?.status {
+                match asked.ask(&question).await?.status {
                     200..300 => Ok(()),
                     status => Err(Fault(format!("answered with status {status}"))),
                 }
             }
-            Probe::Mcp => probe_mcp::probe(&self.connectors, &endpoint, &patient.manner).await,
+            Probe::Mcp => probe_mcp::probe(&asked, &patient.manner).await,
         }
     }
 }

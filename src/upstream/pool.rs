@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::retry_budget::RetryBudget;
 use super::standing::{Fault, State};
-use super::{Chooser, Endpoint, Otherwise, Wanted};
+use super::{Chooser, Credentials, Endpoint, Otherwise, Wanted};
 use crate::config::{self, Balance, HashKey, Timeouts, wildcard_matches};
 
 /// One MCP server as one configuration describes it. Its endpoints may come and go meanwhile.
@@ -17,6 +17,7 @@ pub struct Pool {
     settings: config::Server,
     members: ArcSwap<Members>,
     life: Arc<Life>,
+    credentials: Arc<Credentials>,
 }
 
 /// The endpoints of a pool, at one moment.
@@ -172,8 +173,14 @@ impl Members {
 }
 
 impl Pool {
-    pub(super) fn new(settings: &config::Server, members: Members, life: Arc<Life>) -> Self {
-        Self { settings: settings.clone(), members: ArcSwap::from_pointee(members), life }
+    pub(super) fn new(
+        settings: &config::Server,
+        members: Members,
+        life: Arc<Life>,
+        credentials: Arc<Credentials>,
+    ) -> Self {
+        let members = ArcSwap::from_pointee(members);
+        Self { settings: settings.clone(), members, life, credentials }
     }
 
     /// The server's name in the configuration.
@@ -201,6 +208,11 @@ impl Pool {
             Balance::ConsistentHash { key } => key,
             Balance::RoundRobin | Balance::LeastRequest => &HashKey::Session,
         }
+    }
+
+    /// What it gets instead of the client's credentials.
+    pub fn credentials(&self) -> &Arc<Credentials> {
+        &self.credentials
     }
 
     /// How long to wait for this server.

@@ -5,8 +5,7 @@ use http::Method;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::Endpoint;
-use super::probe::{Connectors, Fault, Question, Reply};
+use super::probe::{Asked, Fault, Question, Reply};
 use crate::mcp::{Answer, MCP_METHOD, MCP_PROTOCOL_VERSION, MCP_SESSION_ID, Revision};
 
 const MODERN: Revision = Revision::V2026_07_28;
@@ -44,24 +43,20 @@ enum Outcome {
 
 /// Asks in the manner that worked last, and finds out which one does where it does no longer. What
 /// was learned is in `manner` at every moment: whoever drops this future loses no session.
-pub(super) async fn probe(
-    connectors: &Connectors,
-    endpoint: &Endpoint,
-    manner: &Mutex<Manner>,
-) -> Result<(), Fault> {
+pub(super) async fn probe(asked: &Asked<'_>, manner: &Mutex<Manner>) -> Result<(), Fault> {
     let known = manner.lock().clone();
     if let Manner::Legacy(talk) = &known {
-        match ping(connectors, endpoint, talk).await {
+        match ping(asked, talk).await {
             Outcome::Result(_) => return Ok(()),
             Outcome::Fault(fault) => return Err(fault),
             // It forgot the session, does not know `ping`, or has become a modern server.
             Outcome::Refusal(_) => {
-                end(connectors, endpoint, &known).await;
+                end(asked, &known).await;
                 *manner.lock() = Manner::Unknown;
             }
         }
     } else {
-        match discover(connectors, endpoint).await {
+        match discover(asked).await {
             Outcome::Result(_) => {
                 *manner.lock() = Manner::Modern;
                 return Ok(());
@@ -70,7 +65,7 @@ pub(super) async fn probe(
             Outcome::Refusal(_) => {}
         }
     }
-    match initialize(connectors, endpoint, manner).await {
+    match initialize(asked, manner).await {
         Outcome::Result(_) => Ok(()),
         Outcome::Refusal(fault) | Outcome::Fault(fault) => {
             // Asked from the beginning the next time.
@@ -83,16 +78,16 @@ pub(super) async fn probe(
 }
 
 /// Ends the probe's session, if there is one. A server that is gone keeps none.
-pub(super) async fn end(connectors: &Connectors, endpoint: &Endpoint, manner: &Manner) {
+pub(super) async fn end(asked: &Asked<'_>, manner: &Manner) {
     if let Manner::Legacy(talk @ Talk { session: Some(_), .. }) = manner {
         let question = Question {
             method: Method::DELETE,
-            path: endpoint.path(),
+            path: asked.endpoint.path(),
             fields: talk.fields(),
             body: Bytes::new(),
         };
-        if let Err(error) = connectors.ask(endpoint, &question).await {
-            tracing::debug!(endpoint = endpoint.url(), %error, "probe session not ended");
+        if let Err(error) = asked.ask(&question).await {
+            tracing::debug!(endpoint = asked.endpoint.url(), %error, "probe session not ended");
         }
     }
 }
@@ -106,7 +101,7 @@ impl Talk {
     }
 }
 
-async fn discover(connectors: &Connectors, endpoint: &Endpoint) -> Outcome {
+async fn discover(asked: &Asked<'_>) -> Outcome {
     let message = json!({ "jsonrpc": "2.0", "id": "probe", "method": "server/discover", "params": {
         "_meta": {
             "io.modelcontextprotocol/protocolVersion": MODERN.as_str(),
@@ -115,17 +110,13 @@ async fn discover(connectors: &Connectors, endpoint: &Endpoint) -> Outcome {
         } } });
     let fields =
         vec![ACCEPT, (MCP_PROTOCOL_VERSION, MODERN.as_str()), (MCP_METHOD, "server/discover")];
-    outcome(post(connectors, endpoint, fields, &message).await)
+    outcome(post(asked, fields, &message).await)
 }
 
-async fn initialize(
-    connectors: &Connectors,
-    endpoint: &Endpoint,
-    manner: &Mutex<Manner>,
-) -> Outcome {
+async fn initialize(asked: &Asked<'_>, manner: &Mutex<Manner>) -> Outcome {
     let message = json!({ "jsonrpc": "2.0", "id": "probe", "method": "initialize", "params": {
         "protocolVersion": LEGACY.as_str(), "capabilities": {}, "clientInfo": client() } });
-    let opened = outcome(post(connectors, endpoint, vec![ACCEPT], &message).await);
+    let opened = outcome(post(asked, vec![ACCEPT], &message).await);
     let Outcome::Result(Reply { session, answer: Some(Answer::Success { revision }), .. }) =
         &opened
     else {
@@ -134,15 +125,15 @@ async fn initialize(
     let talk = Talk { session: session.clone(), revision: *revision };
     *manner.lock() = Manner::Legacy(talk.clone());
     let message = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
-    match post(connectors, endpoint, talk.fields(), &message).await {
+    match post(asked, talk.fields(), &message).await {
         Ok(_) => opened,
         Err(fault) => Outcome::Fault(fault),
     }
 }
 
-async fn ping(connectors: &Connectors, endpoint: &Endpoint, talk: &Talk) -> Outcome {
+async fn ping(asked: &Asked<'_>, talk: &Talk) -> Outcome {
     let message = json!({ "jsonrpc": "2.0", "id": "probe", "method": "ping" });
-    outcome(post(connectors, endpoint, talk.fields(), &message).await)
+    outcome(post(asked, talk.fields(), &message).await)
 }
 
 fn client() -> Value {
@@ -150,14 +141,13 @@ fn client() -> Value {
 }
 
 async fn post(
-    connectors: &Connectors,
-    endpoint: &Endpoint,
+    asked: &Asked<'_>,
     fields: Vec<(&'static str, &str)>,
     message: &Value,
 ) -> Result<Reply, Fault> {
     let body = Bytes::from(message.to_string());
-    let question = Question { method: Method::POST, path: endpoint.path(), fields, body };
-    connectors.ask(endpoint, &question).await
+    let question = Question { method: Method::POST, path: asked.endpoint.path(), fields, body };
+    asked.ask(&question).await
 }
 
 /// A server that fails, or does not let the gateway in, does so in every manner (SPEC.md 2.9).

@@ -1,9 +1,10 @@
-//! What must be done for endpoints each second, whoever calls: find them, probe them, show them.
+//! What must be done for servers each second, whoever calls: find their endpoints, probe them, show
+//! them, and renew their credentials.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::{Discovery, Fleet, Probing, State, now_ms};
+use super::{Discovery, Fleet, Probing, Renewal, State, now_ms};
 use crate::telemetry::{EndpointShown, Metrics};
 
 /// The upkeep of a fleet.
@@ -11,6 +12,7 @@ pub struct Upkeep {
     discovery: Discovery,
     /// Absent once the process drains.
     probing: Option<Probing>,
+    renewal: Renewal,
     metrics: Arc<Metrics>,
     /// By server and URL.
     shown: HashSet<(String, String)>,
@@ -23,6 +25,7 @@ impl Upkeep {
         let mut upkeep = Self {
             discovery: Discovery::new(Arc::clone(metrics)),
             probing: Some(Probing::new(Arc::clone(metrics))),
+            renewal: Renewal::default(),
             metrics: Arc::clone(metrics),
             shown: HashSet::new(),
         };
@@ -37,6 +40,7 @@ impl Upkeep {
         if let Some(probing) = &mut self.probing {
             probing.follow(fleet);
         }
+        self.renewal.tick(fleet, &self.metrics);
         self.show(fleet, now_ms());
     }
 

@@ -88,8 +88,8 @@ struct TypedParams<'a> {
     request_id: Option<&'a RawValue>,
     #[serde(rename = "_meta", borrow)]
     meta: Option<TypedMeta<'a>>,
-    #[serde(rename = "arguments")]
-    _arguments: Option<IgnoredAny>,
+    #[serde(default, borrow, deserialize_with = "present")]
+    arguments: Option<&'a RawValue>,
     #[serde(rename = "cursor")]
     _cursor: Option<IgnoredAny>,
     #[serde(rename = "inputResponses")]
@@ -182,6 +182,7 @@ fn agrees_with_serde_json(body: &[u8], envelope: &Envelope<'_>) {
             assert_eq!(text, literal.as_str(), "the span is not the literal: {}", shown(body));
         }
     }
+    assert_eq!(params.arguments, other.arguments.map(RawValue::get), "{}", shown(body));
     let request_id = raw(other.request_id).filter(|value| is_token(value));
     assert_eq!(params.request_id.map(|id| id.raw().to_owned()), request_id);
     let other_ref = other.r#ref.map(RawValue::get).filter(|value| value.starts_with('{'));

@@ -176,7 +176,10 @@ async fn servers_are_listed_with_their_endpoints() {
     let expected = json!({
         "name": "one", "owner": "team-a", "description": "what it does", "source": "configured",
         "routes": ["/mcp"], "on_endpoint_loss": "not_found", "sessions": 0, "in_flight": 0,
-        "last_change": null, "endpoints": [endpoint],
+        "last_change": null, "endpoints": [endpoint], "catalog": {
+            "state": "off", "fault": null, "listed": null, "last_change": null,
+            "tools": 0, "prompts": 0, "resources": 0, "templates": 0,
+        },
     });
     assert_eq!(listed, expected);
     let shown = operator.ask("GET", "/v1/servers/one", &Value::Null).await;

@@ -281,7 +281,7 @@ const SESSIONS_AND_IDENTITY: &[Row] = &[
     (
         "identity: { anonymous: deny }\n",
         &[
-            "1:13 nobody could call: there are no API keys and anonymous callers are denied (add `api_keys`, or write `anonymous: allow`)",
+            "1:13 nobody could call: there is no way to prove a caller and anonymous callers are denied (add `api_keys`, `jwt`, `introspection` or `certificates`, or write `anonymous: allow`)",
         ],
     ),
     (
@@ -315,4 +315,98 @@ const SESSIONS_AND_IDENTITY: &[Row] = &[
 #[test]
 fn sessions_and_identity() {
     check_told(SESSIONS_AND_IDENTITY);
+}
+
+const LIMITS: &[Row] = &[
+    (
+        r#"limits:
+  - { name: a, key: [caller, caller, toolz], rate: 50 }
+  - { name: a, burst: 5, cost: { "everything/*": 3 } }
+  - { name: "b c", rate: 5/s, cost: { "everthing/*": 3, "*": 6 } }
+  - { rate: 1/h, burst: 10000, wait: 2m, keys_max: 1000001 }
+"#,
+        &[
+            "2:30 the key has this part already (remove it)",
+            "2:38 this is not one of the words known here (did you mean `tool`?)",
+            "2:52 this is not a rate (write a whole number and a time: 50/s, 100/m, 10/h)",
+            "3:13 a limit of this name is already defined (the first is at t:2:13)",
+            "3:13 this limits nothing (add `rate` or `in_flight`, or leave it out)",
+            "3:16 only a rate has a burst (add `rate`, or remove it)",
+            "3:26 only a rate weighs calls (add `rate`, or remove it)",
+            "4:13 this is not a name (use letters, digits, `_`, `-` and `.`, at most 64 in all)",
+            "4:39 there is no server of this name (did you mean `everything`?)",
+            "4:62 this costs more than the burst, so it could never be called (write at most 5, or raise `burst`)",
+            "5:5 the key `name` is missing (add `name:`)",
+            "5:25 this burst takes more than a year to come back (lower `burst`, or raise `rate`)",
+            "5:38 no call waits longer than a minute (write at most 60s)",
+            "5:52 a limit cannot count so many keys apart (write at most 1000000)",
+        ],
+    ),
+    (
+        "listeners: [{ address: 127.0.0.1:1, limits: { requests_per_address: 200 } }]\n",
+        &["1:69 this is not a rate (write a whole number and a time: 50/s, 100/m, 10/h)"],
+    ),
+];
+
+const AUDIT: &[Row] = &[
+    ("audit: {}\n", &["1:1 the key `sinks` is missing (add `sinks:`)"]),
+    ("audit: { sinks: [] }\n", &["1:10 the list of sinks is empty (add `- file: audit.jsonl`)"]),
+    (
+        "audit: { sinks: [stdot, {}, [a]] }\n",
+        &[
+            "1:18 this is not a sink (write stdout, { file: PATH } or { otlp: { endpoint: URL } })",
+            "1:25 this sink names no place (write stdout, { file: PATH } or { otlp: { endpoint: URL } })",
+            "1:29 a sink is expected here, this is a list (remove the brackets or the dash)",
+        ],
+    ),
+    (
+        "audit: { sinks: [stdout, stdout, { file: a }, { file: a }] }\n",
+        &[
+            "1:26 this sink is already in the list (the first is at t:1:18)",
+            "1:55 this sink is already in the list (the first is at t:1:42)",
+        ],
+    ),
+    (
+        r#"audit:
+  sinks:
+    - { file: a, otlp: { endpoint: http://a } }
+    - { otlp: { endpoint: "http://a/?b" }, keep: 1, rotate: 1MiB }
+    - { otlp: { endpoint: ftp://a, timeout: 0s, headers: { "a b": c } } }
+"#,
+        &[
+            "3:18 `file` and `otlp` are both given (make two entries of them)",
+            "4:27 this URL has a query (give the address of the collector only; /v1/logs is added)",
+            "4:44 only a file is rotated (remove this key)",
+            "4:53 only a file is rotated (remove this key)",
+            "5:27 only http and https are spoken (write it like http://10.0.0.1:8000/mcp)",
+            "5:45 a duration must be longer than nothing (write a whole number and a unit: 500ms, 30s, 10m, 24h)",
+            "5:60 this is not the name of a header (write it like x-api-key)",
+        ],
+    ),
+    (
+        "audit: { sinks: [{ otlp: { endpoint: http://a } }], when_full: wait, queue: { records: 0, bytes: 1KiB } }\n",
+        &[
+            "1:64 a collector may lose records, so calls cannot wait for it or be refused (add a file to `sinks`, or write `when_full: drop`)",
+            "1:88 this number must be at least 1 (write a whole number from 1)",
+            "1:98 fewer than 65536 bytes hold no long record (write 64KiB or more)",
+        ],
+    ),
+    (
+        "audit: { sinks: [stdout], arguments: all, when_full: block, redact: secret }\n",
+        &[
+            "1:38 this is not one of the words known here (write one of: none, digest, redacted)",
+            "1:54 this is not one of the words known here (write one of: drop, wait, refuse)",
+            "1:69 a list is expected here, this is text (a list is written [a, b], a map { key: value })",
+        ],
+    ),
+];
+
+#[test]
+fn limits() {
+    check_told(LIMITS);
+}
+
+#[test]
+fn audit() {
+    check_told(AUDIT);
 }

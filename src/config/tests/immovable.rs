@@ -2,7 +2,7 @@
 
 use super::{completed, environment};
 use crate::config::tests::directory::TestDirectory;
-use crate::config::{Settings, load};
+use crate::config::{Settings, load, parse};
 
 const OLD: &str = "\
 listeners: [{ address: 127.0.0.1:1 }, { address: 127.0.0.1:2, tls: { certificate: a, key: b } }]
@@ -36,7 +36,7 @@ fn what_cannot_change_is_told() {
     check("127.0.0.1:1 }", "127.0.0.1:1, proxy_protocol: v2 }", &["listeners.proxy_protocol"]);
     check(
         "127.0.0.1:1 }",
-        "127.0.0.1:1, allowed_hosts: [a], allowed_origins: [], trusted_proxies: [10.0.0.0/8], limits: { body_timeout: 1s } }",
+        "127.0.0.1:1, allowed_hosts: [a], allowed_origins: [], trusted_proxies: [10.0.0.0/8], limits: { body_timeout: 1s, requests_per_address: 5/s } }",
         &[],
     );
     for limit in [
@@ -81,4 +81,27 @@ fn what_cannot_change_is_told() {
         "sessions: { idle: 1m }\nservers: { b: { endpoints: [http://b/] }, everything: { endpoints: [] , discovery: { dns: http://c/ } } }\nruntime",
         &[],
     );
+}
+
+#[test]
+fn what_of_the_record_cannot_change_is_told() {
+    let settings = |section: &str| {
+        let text = match section {
+            "" => String::new(),
+            section => format!("audit: {{ {section} }}\n"),
+        };
+        parse(&completed(&text), "t", &environment).unwrap_or_else(|problems| panic!("{problems}"))
+    };
+    let old = settings("sinks: [stdout]");
+    for (section, expected) in [
+        ("", &["audit.sinks", "audit.when_full", "audit.queue"][..]),
+        ("sinks: [stdout], arguments: none, redact: [a], arguments_bytes_max: 1B", &[]),
+        ("sinks: [stdout], when_full: wait", &["audit.when_full"]),
+        ("sinks: [stdout], queue: { records: 1 }", &["audit.queue"]),
+        ("sinks: [{ file: b }]", &["audit.sinks"]),
+    ] {
+        let newer = settings(section);
+        assert_eq!(old.immovable_changes(&newer), expected, "{section}");
+        assert_eq!(newer.immovable_changes(&old), expected, "{section}");
+    }
 }

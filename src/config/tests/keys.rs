@@ -3,13 +3,16 @@
 use std::path::Path;
 use std::time::Duration;
 
+use super::credential_keys::CREDENTIALS;
+use super::identity_keys::IDENTITY;
 use super::policy_keys::POLICY;
 use super::server_keys::SERVERS;
 use super::{completed, environment, schema_paths};
 use crate::config::tests::directory::TestDirectory;
 use crate::config::{
-    Anonymous, ApiKey, Listener, ListenerLimits, ProxyProtocol, Reap, RequestLog, Role, Runtime,
-    Sessions, Settings, Telemetry, Tls, Token, load,
+    Anonymous, ApiKey, Audit, AuditSink, Catalog, KeptArguments, KeyPart, Limit, Listener,
+    ListenerLimits, Listing, ProxyProtocol, Reap, RequestLog, Role, Runtime, Sessions, Settings,
+    Telemetry, Tls, Token, WhenFull, load,
 };
 
 /// The key's path, a text that sets it, and what the settings must then hold.
@@ -35,7 +38,7 @@ fn listener(settings: &Settings) -> &Listener {
     &settings.listeners[0]
 }
 
-fn tls(settings: &Settings) -> &Tls {
+pub(super) fn tls(settings: &Settings) -> &Tls {
     listener(settings).tls.as_ref().unwrap()
 }
 
@@ -47,9 +50,26 @@ fn key(settings: &Settings) -> &ApiKey {
     &settings.identity.api_keys[0]
 }
 
+fn limit(settings: &Settings) -> &Limit {
+    &settings.limits[0]
+}
+
 pub(super) const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
+
+const CATALOG: &[Row] = &[
+    ("catalog", "catalog: {}\n", |s| s.catalog == Catalog::default()),
+    ("catalog.listing", "catalog: { listing: off }\n", |s| {
+        s.catalog.servers.listing == Listing::Off && s.servers[0].catalog.listing == Listing::Off
+    }),
+    ("catalog.refresh", "catalog: { refresh: 1m }\n", |s| {
+        s.servers[0].catalog.refresh == seconds(60)
+    }),
+    ("catalog.ready_within", "catalog: { ready_within: 0s }\n", |s| {
+        s.catalog.ready_within == seconds(0)
+    }),
+];
 
 const LISTENERS: &[Row] = &[
     ("listen", "listen: '[::1]:1'\n", |s| listener(s).address.to_string() == "[::1]:1"),
@@ -126,6 +146,14 @@ const LISTENERS: &[Row] = &[
         "listeners[].limits.streams_per_connection_max",
         "listeners: [{ address: 127.0.0.1:1, limits: { streams_per_connection_max: 10 } }]\n",
         |s| listener(s).limits.streams_per_connection_max == 10,
+    ),
+    (
+        "listeners[].limits.requests_per_address",
+        "listeners: [{ address: 127.0.0.1:1, limits: { requests_per_address: 11/m } }]\n",
+        |s| {
+            format!("{:?}", listener(s).limits.requests_per_address)
+                == "Some(Rate { count: 11, period: 60s })"
+        },
     ),
 ];
 
@@ -239,6 +267,11 @@ const ROUTES_AND_IDENTITY: &[Row] = &[
         "routes: [{ path: /mcp, server: everything, body_bytes_max: 1KiB }]\n",
         |s| s.routes[0].body_bytes_max == 1024,
     ),
+    (
+        "routes[].list_bytes_max",
+        "routes: [{ path: /mcp, server: everything, list_bytes_max: 1KiB }]\n",
+        |s| s.routes[0].list_bytes_max == 1024,
+    ),
     ("identity", "identity: {}\n", |s| s.identity.anonymous == Anonymous::Allow),
     ("identity.anonymous", "listen: 0.0.0.0:1\nidentity: { anonymous: allow }\n", |s| {
         s.identity.anonymous == Anonymous::Allow
@@ -277,9 +310,126 @@ const ROUTES_AND_IDENTITY: &[Row] = &[
     ),
 ];
 
+const LIMITS: &[Row] = &[
+    ("limits", "limits: []\n", |s| s.limits.is_empty()),
+    ("limits[].name", "limits: [{ name: a, rate: 1/s }]\n", |s| limit(s).name == "a"),
+    ("limits[].key", "limits: [{ name: a, key: [tool, caller], rate: 1/s }]\n", |s| {
+        limit(s).key == [KeyPart::Caller, KeyPart::Tool]
+    }),
+    ("limits[].rate", "limits: [{ name: a, rate: 50/m }]\n", |s| {
+        let allowance = limit(s).rate.as_ref().unwrap();
+        allowance.rate.period == seconds(60) && allowance.burst.get() == 50
+    }),
+    ("limits[].burst", "limits: [{ name: a, rate: 50/m, burst: 7 }]\n", |s| {
+        limit(s).rate.as_ref().unwrap().burst.get() == 7
+    }),
+    (
+        "limits[].cost",
+        "limits: [{ name: a, rate: 50/m, cost: { 'everything/*': 3, echo: '${MINUTES}' } }]\n",
+        |s| {
+            let costs = &limit(s).rate.as_ref().unwrap().costs;
+            costs[0].is_of("everything", "x") && costs[1].calls.get() == 7
+        },
+    ),
+    ("limits[].in_flight", "limits: [{ name: a, in_flight: 9 }]\n", |s| {
+        limit(s).in_flight.is_some_and(|max| max.get() == 9) && limit(s).rate.is_none()
+    }),
+    ("limits[].wait", "limits: [{ name: a, in_flight: 9, wait: 50ms }]\n", |s| {
+        limit(s).wait == Duration::from_millis(50)
+    }),
+    ("limits[].keys_max", "limits: [{ name: a, in_flight: 9, keys_max: 1000000 }]\n", |s| {
+        limit(s).keys_max == 1_000_000
+    }),
+];
+
+fn audit(settings: &Settings) -> &Audit {
+    settings.audit.as_ref().unwrap()
+}
+
+const AUDIT: &[Row] = &[
+    ("audit", "audit: { sinks: [stdout] }\n", |s| {
+        *audit(s) == Audit { sinks: vec![AuditSink::Stdout], ..Audit::default() }
+    }),
+    ("audit.sinks", "audit: { sinks: [stdout, { file: a.jsonl }] }\n", |s| {
+        audit(s).sinks.len() == 2
+    }),
+    ("audit.sinks[].file", "audit: { sinks: [{ file: a.jsonl }] }\n", |s| {
+        matches!(&audit(s).sinks[0], AuditSink::File { path, rotate_bytes: 268_435_456, keep: None }
+            if path.ends_with("a.jsonl") && path.is_absolute())
+    }),
+    ("audit.sinks[].rotate", "audit: { sinks: [{ file: a.jsonl, rotate: 1MiB }] }\n", |s| {
+        matches!(audit(s).sinks[0], AuditSink::File { rotate_bytes: 1_048_576, .. })
+    }),
+    ("audit.sinks[].keep", "audit: { sinks: [{ file: a.jsonl, keep: 7 }] }\n", |s| {
+        matches!(audit(s).sinks[0], AuditSink::File { keep: Some(7), .. })
+    }),
+    ("audit.sinks[].otlp", "audit: { sinks: [{ otlp: { endpoint: http://a:4318 } }] }\n", |s| {
+        matches!(audit(s).sinks[0], AuditSink::Otlp(_))
+    }),
+    (
+        "audit.sinks[].otlp.endpoint",
+        "audit: { sinks: [{ otlp: { endpoint: HTTP://a/b/ } }] }\n",
+        |s| matches!(&audit(s).sinks[0], AuditSink::Otlp(otlp) if otlp.url == "http://a/b/v1/logs"),
+    ),
+    (
+        "audit.sinks[].otlp.headers",
+        "audit: { sinks: [{ otlp: { endpoint: http://a, headers: { X-Key: '${LONG}' } } }] }\n",
+        |s| {
+            matches!(&audit(s).sinks[0], AuditSink::Otlp(otlp)
+                if otlp.headers[0].0 == "x-key" && otlp.headers[0].1.expose().contains("horse"))
+                && !format!("{:?}", s.audit).contains("horse")
+        },
+    ),
+    (
+        "audit.sinks[].otlp.timeout",
+        "audit: { sinks: [{ otlp: { endpoint: http://a, timeout: 3s } }] }\n",
+        |s| matches!(&audit(s).sinks[0], AuditSink::Otlp(otlp) if otlp.timeout == seconds(3)),
+    ),
+    ("audit.arguments", "audit: { sinks: [stdout], arguments: redacted }\n", |s| {
+        audit(s).arguments == KeptArguments::Redacted
+    }),
+    ("audit.arguments", "audit: { sinks: [stdout], arguments: none }\n", |s| {
+        audit(s).arguments == KeptArguments::None
+    }),
+    ("audit.redact", "audit: { sinks: [stdout], redact: ['*Key', pin] }\n", |s| {
+        audit(s).redact == ["*key", "pin"]
+    }),
+    ("audit.arguments_bytes_max", "audit: { sinks: [stdout], arguments_bytes_max: 1KiB }\n", |s| {
+        audit(s).arguments_bytes_max == 1024
+    }),
+    ("audit.when_full", "audit: { sinks: [stdout], when_full: wait }\n", |s| {
+        audit(s).when_full == WhenFull::Wait
+    }),
+    ("audit.when_full", "audit: { sinks: [stdout], when_full: refuse }\n", |s| {
+        audit(s).when_full == WhenFull::Refuse
+    }),
+    ("audit.queue", "audit: { sinks: [stdout], queue: {} }\n", |s| {
+        audit(s).queue_records_max == 65_536 && audit(s).queue_bytes_max == 64 << 20
+    }),
+    ("audit.queue.records", "audit: { sinks: [stdout], queue: { records: 10 } }\n", |s| {
+        audit(s).queue_records_max == 10
+    }),
+    ("audit.queue.bytes", "audit: { sinks: [stdout], queue: { bytes: 1MiB } }\n", |s| {
+        audit(s).queue_bytes_max == 1 << 20
+    }),
+];
+
 #[test]
 fn every_key_does_what_it_says() {
-    let rows = [LISTENERS, PROCESS, SESSIONS, SERVERS, ROUTES_AND_IDENTITY, POLICY].concat();
+    let rows = [
+        LISTENERS,
+        PROCESS,
+        SESSIONS,
+        CATALOG,
+        SERVERS,
+        CREDENTIALS,
+        ROUTES_AND_IDENTITY,
+        IDENTITY,
+        POLICY,
+        LIMITS,
+        AUDIT,
+    ]
+    .concat();
     check(&rows);
     for path in schema_paths() {
         assert!(rows.iter().any(|(tested, ..)| *tested == path), "{path} has no row");

@@ -2,8 +2,8 @@
 
 use super::keys::{Row, seconds};
 use crate::config::{
-    Balance, Breaker, Discovery, Ejection, HashKey, Health, OnEndpointLoss, Probe, Protocol,
-    Retries, Server, Settings, Timeouts,
+    Balance, Breaker, Discovery, Ejection, HashKey, Health, Listing, OnEndpointLoss, Probe,
+    Protocol, Retries, Server, Settings, Timeouts,
 };
 
 fn server(settings: &Settings) -> &Server {
@@ -275,6 +275,21 @@ pub(super) const SERVERS: &[Row] = &[
         "servers.*.breaker.pending_max",
         "servers: { everything: { endpoints: [http://a/], breaker: { pending_max: 0 } } }\n",
         |s| server(s).breaker.pending_max == 0,
+    ),
+    (
+        "servers.*.catalog",
+        "catalog: { refresh: 1m }\nservers: { everything: { endpoints: [http://a/], catalog: {} } }\n",
+        |s| server(s).catalog.refresh == seconds(60),
+    ),
+    (
+        "servers.*.catalog.listing",
+        "catalog: { listing: on }\nservers: { everything: { endpoints: [http://a/], catalog: { listing: off } } }\n",
+        |s| server(s).catalog.listing == Listing::Off,
+    ),
+    (
+        "servers.*.catalog.refresh",
+        "servers: { everything: { endpoints: [http://a/], catalog: { refresh: 2m } } }\n",
+        |s| server(s).catalog.refresh == seconds(120),
     ),
     (
         "servers.*.retries",

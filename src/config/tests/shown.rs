@@ -135,6 +135,10 @@ fn secrets_are_never_shown() {
         "runtime: { grace: \"${SHORT}\", threads: \"${SHORT}\" }\nlisten: \"${SHORT}\"\n",
         "routes: [{ path: \"${SHORT}\", server: \"${SHORT}\", public_url: \"${SHORT}\" }]\n",
         "telemetry: { requests: \"${SHORT}\" }\n",
+        "audit: { sinks: [{ otlp: { endpoint: http://a, headers: hunter2 } }] }\n",
+        "audit: { sinks: [{ otlp: { endpoint: http://a, headers: { x: [hunter2] } } }] }\n",
+        "audit: { sinks: [{ otlp: { endpoint: http://a, headers: { 'x y': hunter2 } } }] }\n",
+        "audit: { sinks: [{ otlp: { endpoint: \"http://me:hunter2@a\" } }] }\n",
     ];
     for text in texts {
         let shown = shown(&completed(text));

@@ -3,6 +3,7 @@
 pub(crate) mod client;
 pub(crate) mod gateway;
 pub(crate) mod http2;
+pub(crate) mod idp;
 pub(crate) mod message;
 pub(crate) mod operator;
 pub(crate) mod rmcp_client;

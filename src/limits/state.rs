@@ -1,0 +1,140 @@
+//! What limits have counted: it outlives the configuration, as long as their rules stay as they are.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::sync::{Arc, Weak};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use prometheus::IntGauge;
+
+use super::address::AddressSketch;
+use super::gcra::Gcra;
+use super::keys::Keys;
+use super::slot::Slot;
+use crate::config::{KeyPart, Limit, Rate};
+
+/// The tallies of every limit in use. Snapshots hold them; what no snapshot holds is forgotten.
+pub struct State {
+    pub(super) clock: Clock,
+    /// Random, so that nobody outside can find two keys that share a tally.
+    pub(super) seed: std::hash::RandomState,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    tallies: Vec<(Meaning, Weak<Tallies>)>,
+    sketches: Vec<(SocketAddr, Rate, Weak<AddressSketch>)>,
+}
+
+/// The tallies of one limit.
+pub(super) struct Tallies {
+    pub(super) rates: Keys<Gcra>,
+    pub(super) slots: Keys<Arc<Slot>>,
+    shown: IntGauge,
+}
+
+/// What tallies mean: where this differs, they begin anew.
+#[derive(PartialEq, Eq)]
+struct Meaning {
+    name: String,
+    key: Vec<KeyPart>,
+    rate: Option<(Rate, NonZeroU32)>,
+    in_flight: Option<NonZeroU32>,
+    keys_max: u32,
+}
+
+/// Nanoseconds since the state began.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    start: Instant,
+}
+
+impl Clock {
+    pub(super) fn now_ns(self) -> u64 {
+        let since = Instant::now().saturating_duration_since(self.start);
+        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    }
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            clock: Clock { start: Instant::now() },
+            seed: std::hash::RandomState::new(),
+            kept: Mutex::default(),
+        }
+    }
+}
+
+impl State {
+    /// Forgets keys that nobody uses; to be called about once a second.
+    pub fn sweep(&self) {
+        let now_ns = self.clock.now_ns();
+        for tallies in self.in_use() {
+            tallies.rates.sweep(now_ns);
+            tallies.slots.sweep(now_ns);
+            let keys = tallies.rates.len().max(tallies.slots.len());
+            tallies.shown.set(i64::try_from(keys).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// The tallies of a limit: those it has, if it means the same as before.
+    pub(super) fn tallies(&self, limit: &Limit, shown: &IntGauge) -> Arc<Tallies> {
+        let meaning = Meaning::of(limit);
+        let mut kept = self.kept.lock();
+        kept.tallies.retain(|(_, tallies)| tallies.strong_count() > 0);
+        let known = kept.tallies.iter().find(|(known, _)| *known == meaning);
+        if let Some(tallies) = known.and_then(|(_, tallies)| tallies.upgrade()) {
+            return tallies;
+        }
+        let keys_max = limit.keys_max as usize;
+        let tallies = Arc::new(Tallies {
+            rates: Keys::new(keys_max),
+            slots: Keys::new(keys_max),
+            shown: shown.clone(),
+        });
+        kept.tallies.push((meaning, Arc::downgrade(&tallies)));
+        tallies
+    }
+
+    /// The same for the addresses that speak to one listener.
+    pub(super) fn sketch(&self, listener: SocketAddr, rate: Rate) -> Arc<AddressSketch> {
+        let mut kept = self.kept.lock();
+        kept.sketches.retain(|(.., sketch)| sketch.strong_count() > 0);
+        let known = kept.sketches.iter().find(|known| (known.0, known.1) == (listener, rate));
+        if let Some(sketch) = known.and_then(|(.., sketch)| sketch.upgrade()) {
+            return sketch;
+        }
+        let sketch = Arc::new(AddressSketch::new(rate));
+        kept.sketches.push((listener, rate, Arc::downgrade(&sketch)));
+        sketch
+    }
+
+    /// Not under the lock: a snapshot that is dropped meanwhile may be the last to hold one.
+    fn in_use(&self) -> Vec<Arc<Tallies>> {
+        self.kept.lock().tallies.iter().filter_map(|(_, tallies)| tallies.upgrade()).collect()
+    }
+}
+
+impl Drop for Tallies {
+    fn drop(&mut self) {
+        // A limit of the same name that goes on says so within a second.
+        self.shown.set(0);
+    }
+}
+
+impl Meaning {
+    fn of(limit: &Limit) -> Self {
+        // What a call costs, and how long it may wait, is asked of each call and leaves nothing behind.
+        let Limit { name, key, rate, in_flight, wait: _, keys_max, place: _ } = limit;
+        Self {
+            name: name.clone(),
+            key: key.clone(),
+            rate: rate.as_ref().map(|allowance| (allowance.rate, allowance.burst)),
+            in_flight: *in_flight,
+            keys_max: *keys_max,
+        }
+    }
+}

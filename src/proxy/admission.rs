@@ -1,0 +1,292 @@
+//! What lets a call in besides its identity: the policy, what was called before, the limits, and a
+//! place in the record. `request_filter` says in which order.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Gateway;
+use super::context::{Context, Ruling};
+use super::plan::{Exchange, Held, Shape};
+use super::refusal::Refusal;
+use crate::audit::Slot;
+use crate::catalog::Kind;
+use crate::identity::Caller;
+use crate::limits::{self, Permits};
+use crate::mcp::{Annotations, Call, Era, Listed, Shows};
+use crate::policy::{self, Asked, Combinations, Effect, Marks, Origin, Subject, Use};
+use crate::routes::Route;
+use crate::snapshot::Snapshot;
+use crate::telemetry::Reason;
+use crate::upstream::now_ms;
+
+/// What a request was let in with; all of it is given back at its end.
+#[derive(Default)]
+pub(super) struct Admission {
+    /// Its places among the calls that run at once.
+    pub(super) permits: Permits,
+    /// What it leaves behind for combination rules.
+    pub(super) marks: Marks,
+    /// Its place in the record.
+    pub(super) slot: Option<Slot>,
+}
+
+/// What the policy is asked about.
+#[derive(Clone, Copy)]
+pub(super) struct Wish<'a> {
+    /// The JSON-RPC method, or the HTTP method of a request without a message.
+    pub(super) method: &'a str,
+    /// What it names.
+    pub(super) subject: Subject<'a>,
+    /// The arguments as they were sent.
+    pub(super) arguments: Option<&'a str>,
+    /// The era, in whose words a hidden name is answered.
+    pub(super) era: Era,
+}
+
+impl<'a> Wish<'a> {
+    /// What a message asks for.
+    pub(super) fn of(call: &'a Call<'_>) -> Self {
+        Self {
+            method: call.method(),
+            subject: Subject::of(call),
+            arguments: call.envelope.params.arguments,
+            era: call.era,
+        }
+    }
+
+    /// A request of a legacy session that has no message.
+    pub(super) fn bare(method: &'a str) -> Self {
+        Self { method, subject: Subject::Method, arguments: None, era: Era::Legacy }
+    }
+
+    fn tool(&self) -> Option<&'a str> {
+        match self.subject {
+            Subject::Tool(name) => Some(name),
+            _ => None,
+        }
+    }
+}
+
+impl Gateway {
+    /// A place in the record, before anything is decided: what is refused is recorded too.
+    pub(super) async fn reserve_record(&self, ctx: &mut Context) -> Result<(), Refusal> {
+        let Some(audit) = &self.audit else { return Ok(()) };
+        let began = Instant::now();
+        let slot = audit.reserve().await;
+        ctx.record.note_queued(began.elapsed());
+        ctx.admission.slot = Some(slot.map_err(|_full| Reason::AuditFull)?);
+        Ok(())
+    }
+
+    /// May they? The rules, by who asks and what the server says of what is asked for.
+    pub(super) fn authorize(
+        &self,
+        ctx: &mut Context,
+        route: &Route,
+        caller: &Arc<Caller>,
+        wish: Wish<'_>,
+    ) -> Result<(), Refusal> {
+        let snapshot = Arc::clone(&ctx.snapshot);
+        let server = route.target.name();
+        if snapshot.policy.is_empty() {
+            return Ok(());
+        }
+        let seen = kind_of(wish.subject).map(|(kind, name)| {
+            let seen = route.listed.seen_by(caller.fingerprint(), now_ms());
+            (seen, kind, name)
+        });
+        let definition = seen.as_ref().and_then(|(seen, kind, name)| seen.find(*kind, name));
+        if definition.is_none() && seen.is_some() {
+            route.listed.in_doubt();
+        }
+        let decision = snapshot.policy.authorize(&Asked {
+            caller,
+            server,
+            method: wish.method,
+            subject: wish.subject,
+            annotations: definition.map(|definition| &definition.annotations),
+            arguments: wish.arguments.map(str::as_bytes),
+            client: ctx.record.client,
+        });
+        ctx.record.ruling = Ruling {
+            rule: decision.rule.cloned(),
+            reason: Some(decision.reason),
+            shadow: decision.shadow.map(|shadow| (shadow.outcome, shadow.rule.cloned())),
+        };
+        match decision.effect {
+            Effect::Allowed => {}
+            Effect::Hidden => return Err(Refusal::hidden(wish.subject, wish.era)),
+            Effect::Forbidden => return Err(Reason::PolicyForbidden.into()),
+            Effect::ScopeMissing(scopes) => {
+                let challenge = route.challenge.insufficient_scope(
+                    scopes.iter().copied(),
+                    "the call needs scopes that the token lacks",
+                );
+                return Err(Refusal::scope_missing(challenge));
+            }
+        }
+        if Listed::of_method(wish.method).is_some() || wish.method == "GET" {
+            ctx.shows = Permitted::new(&snapshot, route, caller, ctx.record.client);
+        }
+        Ok(())
+    }
+
+    /// May they, after what they did before? From here on the call counts for others.
+    pub(super) fn remember_use(
+        &self,
+        ctx: &mut Context,
+        route: &Route,
+        caller: &Caller,
+        wish: Wish<'_>,
+        held: Option<&Held>,
+    ) -> Result<(), Refusal> {
+        let snapshot = Arc::clone(&ctx.snapshot);
+        let combinations: &Combinations = &snapshot.combinations;
+        let Some(tool) = wish.tool().filter(|_| !combinations.is_empty()) else { return Ok(()) };
+        let is_declared = route.listed.offer().find(Kind::Tools, tool).is_some();
+        let used = Use {
+            server: route.target.name(),
+            tool,
+            origin: if is_declared { Origin::Declared } else { Origin::Claimed },
+            caller: caller.digest(),
+            session: held.map(Held::key),
+        };
+        match combinations.admit(&self.lasting.marks, used, now_ms()) {
+            Ok(marks) => {
+                if let Some(shadow) = &marks.shadow {
+                    let outcome = policy::Outcome::Refused;
+                    ctx.record.ruling.shadow.get_or_insert((outcome, Some(Arc::clone(shadow))));
+                }
+                ctx.admission.marks = marks;
+                Ok(())
+            }
+            Err(policy::Refused::Combination(rule) | policy::Refused::Full(rule)) => {
+                ctx.record.ruling.rule = Some(rule);
+                Err(Reason::CombinationForbidden.into())
+            }
+        }
+    }
+
+    /// How much? What can be told before the body is read.
+    pub(super) async fn admit_early(
+        &self,
+        ctx: &mut Context,
+        route: &Route,
+        caller: &Caller,
+    ) -> Result<(), Refusal> {
+        let snapshot = Arc::clone(&ctx.snapshot);
+        if snapshot.limits.is_empty() {
+            return Ok(());
+        }
+        let subject = subject(ctx, route, caller);
+        let began = Instant::now();
+        let admitted = snapshot.limits.admit_early(&subject).await;
+        ctx.record.note_queued(began.elapsed());
+        admitted.map_err(|refused| limited(ctx, &refused))
+    }
+
+    /// How much? Everything about the call is known.
+    pub(super) async fn admit(
+        &self,
+        ctx: &mut Context,
+        route: &Route,
+        caller: &Caller,
+        wish: Wish<'_>,
+        (shape, held): (Shape, Option<&Held>),
+    ) -> Result<(), Refusal> {
+        let snapshot = Arc::clone(&ctx.snapshot);
+        if snapshot.limits.is_empty() {
+            return Ok(());
+        }
+        let key = held.map(Held::key);
+        let subject = limits::Subject {
+            tool: wish.tool(),
+            session: key.as_ref().map(|key| &key.0[..]),
+            ..subject(ctx, route, caller)
+        };
+        let began = Instant::now();
+        let admitted = snapshot.limits.admit(&subject).await;
+        ctx.record.note_queued(began.elapsed());
+        let permits = admitted.map_err(|refused| limited(ctx, &refused))?;
+        // A stream is not a call that runs: it would hold its places for hours.
+        if shape.exchange != Exchange::Stream {
+            ctx.admission.permits = permits;
+        }
+        Ok(())
+    }
+
+    /// Whether the client's address may ask at all, whoever it is.
+    pub(super) fn admit_address(&self, ctx: &mut Context) -> Result<(), Refusal> {
+        let Some(client) = ctx.record.client else { return Ok(()) };
+        let admitted = ctx.snapshot.limits.admit_address(self.listener, client);
+        admitted.map_err(|refused| limited(ctx, &refused))
+    }
+}
+
+fn subject<'a>(ctx: &Context, route: &'a Route, caller: &'a Caller) -> limits::Subject<'a> {
+    limits::Subject {
+        caller: Some(caller),
+        tool: None,
+        server: Some(route.target.name()),
+        session: None,
+        route: &route.digest,
+        address: ctx.record.client,
+    }
+}
+
+fn limited(ctx: &mut Context, refused: &limits::Refused) -> Refusal {
+    ctx.record.limit = Some(Arc::clone(&refused.limit));
+    Refusal::limited(refused)
+}
+
+fn kind_of(subject: Subject<'_>) -> Option<(Kind, &str)> {
+    match subject {
+        Subject::Tool(name) => Some((Kind::Tools, name)),
+        Subject::Prompt(name) => Some((Kind::Prompts, name)),
+        Subject::Resource(name) => Some((Kind::Resources, name)),
+        Subject::Template(name) => Some((Kind::Templates, name)),
+        Subject::Method => None,
+    }
+}
+
+/// What one caller sees in the lists of a server.
+struct Permitted {
+    snapshot: Arc<Snapshot>,
+    caller: Arc<Caller>,
+    server: Box<str>,
+    client: Option<std::net::IpAddr>,
+}
+
+impl Permitted {
+    /// `None` where everything may be seen, so that lists pass untouched.
+    fn new(
+        snapshot: &Arc<Snapshot>,
+        route: &Route,
+        caller: &Arc<Caller>,
+        client: Option<std::net::IpAddr>,
+    ) -> Option<Arc<dyn Shows>> {
+        let server = route.target.name();
+        if snapshot.policy.listing(caller, server, client).is_open() {
+            return None;
+        }
+        Some(Arc::new(Self {
+            snapshot: Arc::clone(snapshot),
+            caller: Arc::clone(caller),
+            server: server.into(),
+            client,
+        }))
+    }
+}
+
+impl Shows for Permitted {
+    fn shows(&self, listed: Listed, name: &str, annotations: Option<&Annotations>) -> bool {
+        let listed = match listed {
+            Listed::Tool => policy::Listed::Tool,
+            Listed::Prompt => policy::Listed::Prompt,
+            Listed::Resource => policy::Listed::Resource,
+            Listed::Template => policy::Listed::Template,
+        };
+        let listing = self.snapshot.policy.listing(&self.caller, &self.server, self.client);
+        listing.shows(listed, name, annotations)
+    }
+}

@@ -1,0 +1,128 @@
+//! Where a request may go: to the endpoint that holds its session, or to where its key leads.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::context::{Context, short_digest};
+use super::plan::{Held, Key, Placement};
+use super::refusal::Refusal;
+use super::strict;
+use crate::config::HashKey;
+use crate::identity::{self, Caller};
+use crate::mcp::{Call, Class, Era, Kind, MCP_PROTOCOL_VERSION, MCP_SESSION_ID};
+use crate::routes::Route;
+use crate::sessions::{Binding, Place, Seen, SessionState, seconds};
+use crate::telemetry::Reason;
+use crate::upstream::SessionHabit;
+
+/// A legacy message belongs to the endpoint that holds its session.
+pub(super) fn place_legacy(
+    head: &pingora::http::RequestHeader,
+    route: &Route,
+    caller: &Caller,
+    call: &Call<'_>,
+    ctx: &mut Context,
+) -> Result<Placement, Refusal> {
+    let token = strict::text(&head.headers, MCP_SESSION_ID);
+    match token {
+        _ if call.kind == Kind::Request(Class::Initialize) => {
+            Ok(anywhere(head, route, caller, call, ctx))
+        }
+        Some(token) => {
+            let version = strict::text(&head.headers, MCP_PROTOCOL_VERSION);
+            Ok(Placement::Held(Box::new(open(token, version, route, caller, ctx)?)))
+        }
+        None if route.target.session_habit() == SessionHabit::Mints => {
+            Err(Reason::SessionMissing.into())
+        }
+        None => Ok(anywhere(head, route, caller, call, ctx)),
+    }
+}
+
+/// Opens a session id. Unknown, foreign, forged and expired ids are one answer, and so are those of
+/// sessions that are over.
+pub(super) fn open(
+    token: &str,
+    version: Option<&str>,
+    route: &Route,
+    caller: &Caller,
+    ctx: &mut Context,
+) -> Result<Held, Refusal> {
+    let binding = Binding { route: &route.digest, caller: caller.digest() };
+    let now = SystemTime::now();
+    let opened = ctx.snapshot.seal.open(binding, token.as_bytes(), now);
+    let state = opened.ok_or(Reason::SessionUnknown)?;
+    ctx.record.session = Some(short_digest(token));
+    ctx.record.revision = state.revision.or(ctx.record.revision);
+    if let (Some(agreed), Some(version)) = (state.revision, version)
+        && agreed.as_str() != version
+    {
+        return Err(Reason::SessionRevision.into());
+    }
+    locate(state, seconds(now), route, ctx)
+}
+
+/// Finds where a session lives: where its id says, unless it has moved since.
+fn locate(state: SessionState, now: u32, route: &Route, ctx: &Context) -> Result<Held, Refusal> {
+    let (sessions, rules) = (&ctx.snapshot.sessions, ctx.snapshot.session_rules);
+    let pool = &route.target;
+    match sessions.used(state.key, state.made_at, now, rules) {
+        Seen::Over => Err(Reason::SessionUnknown.into()),
+        Seen::Moved(place) => {
+            // The endpoint that the route leads to now: after a reload it may be another server.
+            let endpoint = pool.by_id(place.endpoint.id());
+            Ok(Held::moved(state, endpoint, place.upstream_id))
+        }
+        Seen::AtHome => {
+            let endpoint = pool.by_id(state.endpoint);
+            Ok(Held::at_home(state, endpoint))
+        }
+        Seen::Unknown => {
+            let endpoint = pool.by_id(state.endpoint);
+            if let Some(endpoint) = &endpoint {
+                let upstream_id = Some(state.upstream_id().to_vec());
+                let place = Place { endpoint: Arc::clone(endpoint), upstream_id };
+                sessions.came(state.key, &place, state.revision, None, now, rules);
+            }
+            Ok(Held::at_home(state, endpoint))
+        }
+    }
+}
+
+/// What has no session goes where its key leads.
+pub(super) fn anywhere(
+    head: &pingora::http::RequestHeader,
+    route: &Route,
+    caller: &Caller,
+    call: &Call<'_>,
+    ctx: &Context,
+) -> Placement {
+    let random = fastrand::u64(..);
+    let key = match route.target.hash_key() {
+        // A new session is placed by chance, which spreads the sessions of one caller too.
+        HashKey::Session if call.era == Era::Legacy => Key::Fixed(u128::from(random).to_le_bytes()),
+        HashKey::Session | HashKey::Caller => who(caller, ctx),
+        HashKey::Tenant => match caller.tenant() {
+            Some(tenant) => Key::Text(tenant.into()),
+            None => who(caller, ctx),
+        },
+        HashKey::Tool => Key::Text(call.target().unwrap_or_default().into()),
+        HashKey::Header(name) => match strict::text(&head.headers, name) {
+            Some(value) => Key::Text(value.into()),
+            None => who(caller, ctx),
+        },
+    };
+    Placement::Any { key, random }
+}
+
+/// The caller as a hash key. Anonymous callers are told apart by where they call from.
+fn who(caller: &Caller, ctx: &Context) -> Key {
+    match (caller.method(), ctx.record.client) {
+        (identity::Method::Anonymous, Some(IpAddr::V6(client))) => Key::Fixed(client.octets()),
+        (identity::Method::Anonymous, Some(IpAddr::V4(client))) => {
+            Key::Fixed(client.to_ipv6_mapped().octets())
+        }
+        _ => Key::Fixed(*caller.digest()),
+    }
+}

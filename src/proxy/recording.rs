@@ -1,0 +1,121 @@
+//! What the record says of a request, and of what happens beside requests.
+
+use pingora::http::RequestHeader;
+
+use super::Gateway;
+use super::context::{Context, Record};
+use crate::audit::{self, Ending, Event, Target};
+use crate::mcp::Verdict;
+use crate::policy;
+use crate::telemetry::{Outcome, Reason};
+use crate::upstream::{Endpoint, Loss};
+
+impl Gateway {
+    /// Writes the record of a request into the place that was kept for it.
+    pub(super) fn record(
+        &self,
+        head: &RequestHeader,
+        ctx: &mut Context,
+        outcome: Outcome,
+        (duration, overhead): (std::time::Duration, std::time::Duration),
+    ) {
+        let Some(slot) = ctx.admission.slot.take() else { return };
+        let record = &ctx.record;
+        let text = |name: &str| {
+            head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+        };
+        let endpoint = record.endpoint.as_deref().map_or("", Endpoint::url);
+        let shadow = record.ruling.shadow.as_ref().map(|(outcome, rule)| {
+            let verdict = match outcome {
+                policy::Outcome::Allowed => audit::Verdict::Allow,
+                policy::Outcome::Refused | policy::Outcome::ScopeMissing => audit::Verdict::Deny,
+            };
+            (verdict, rule.as_deref().unwrap_or_default())
+        });
+        let policy_reason = record.ruling.reason.map_or("", policy::Reason::as_str);
+        slot.write(&audit::Record {
+            request_id: ctx.request_id(),
+            trace_id: text("traceparent").get(3..35).unwrap_or_default(),
+            client: record.client,
+            user_agent: text("user-agent"),
+            caller: record.caller.as_deref(),
+            method: &record.method,
+            revision: record.revision.map_or("", |revision| revision.as_str()),
+            session: record.session,
+            moved: record.moved.map_or("", Loss::as_str),
+            target: target(record),
+            rpc_id: record.id.as_ref().map_or("", |id| id.as_id().raw()),
+            route: record.route.as_deref().map_or_else(|| head.uri.path(), |route| &route.path),
+            server: record.route.as_deref().map_or("", |route| route.target.name()),
+            endpoint: if record.sent { endpoint } else { "" },
+            verdict: verdict(record),
+            reason: record.reason.map_or(policy_reason, Reason::as_str),
+            rule: record.ruling.rule.as_deref().unwrap_or_default(),
+            shadow,
+            limit: record.limit.as_deref().unwrap_or_default(),
+            ending: Some(ending(outcome, record.verdict)),
+            status: record.status,
+            arguments: &record.arguments,
+            bytes_in: record.bytes_in,
+            bytes_out: record.bytes_out,
+            duration,
+            overhead,
+            queued: record.queued,
+            ..audit::Record::new(event(record, outcome))
+        });
+    }
+}
+
+fn event(record: &Record, outcome: Outcome) -> Event {
+    if outcome == Outcome::Refused || (record.reason.is_some() && !record.sent) {
+        return Event::Refusal;
+    }
+    match &*record.method {
+        "initialize" if record.session.is_some() => Event::SessionStart,
+        "DELETE" => Event::SessionEnd,
+        "resources/read" | "resources/subscribe" => Event::ResourceRead,
+        "prompts/get" => Event::PromptGet,
+        "tools/list" | "prompts/list" | "resources/list" | "resources/templates/list" => {
+            Event::List
+        }
+        _ => Event::Call,
+    }
+}
+
+fn target(record: &Record) -> Option<Target<'_>> {
+    let name = record.target.as_deref()?;
+    match &*record.method {
+        "tools/call" => Some(Target::Tool(name)),
+        "prompts/get" => Some(Target::Prompt(name)),
+        "resources/read" | "resources/subscribe" | "resources/unsubscribe" => {
+            Some(Target::Resource(name))
+        }
+        _ => None,
+    }
+}
+
+/// What was decided: a request that ends before its end is decided was not let in.
+fn verdict(record: &Record) -> Option<audit::Verdict> {
+    match (record.sent, record.reason) {
+        (true, _) => Some(audit::Verdict::Allow),
+        (false, Some(reason)) if !reason.is_of_endpoint() => Some(audit::Verdict::Deny),
+        // It was let in, and found nobody to go to.
+        (false, Some(_)) => Some(audit::Verdict::Allow),
+        (false, None) => None,
+    }
+}
+
+fn ending(outcome: Outcome, verdict: Verdict) -> Ending {
+    match outcome {
+        Outcome::Ok => Ending::Ok,
+        Outcome::ToolError => Ending::ToolError,
+        Outcome::RpcError => Ending::RpcError(match verdict {
+            Verdict::Error(code) => code.map(i64::from),
+            _ => None,
+        }),
+        Outcome::ServerError => Ending::HttpError,
+        Outcome::Refused => Ending::Refused,
+        Outcome::Failed | Outcome::Unanswered => Ending::Failed,
+        Outcome::Cancelled => Ending::Cancelled,
+    }
+}
