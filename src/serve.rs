@@ -1,5 +1,7 @@
 //! Assembles the gateway from its settings and runs it until it is told to stop.
 
+mod beside;
+
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
@@ -15,39 +17,33 @@ use pingora::server::configuration::ServerConf;
 use pingora::server::{
     ListenFds, RunArgs, Server, ShutdownSignal, ShutdownSignalWatch, ShutdownWatch,
 };
-use pingora::services::background::{BackgroundService, background_service};
+use pingora::services::background::background_service;
 use pingora::services::listening::Service;
 use pingora::services::{ServiceReadyNotifier, ServiceWithDependents};
-use tokio::sync::{Mutex, oneshot};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 
 use crate::admin::{self, Api, Guard, Operators, Probes, Reload};
 use crate::audit::Audit;
-use crate::catalog::{self, Keeping};
+use crate::catalog;
 use crate::config::{self, Problem, Problems, Settings};
 use crate::lifecycle::{self, Belongings, Handover, HandoverFault, Lifecycle, Signals};
 use crate::policy;
 use crate::proxy::{Edge, ProxyProtocol, Shared, tls_fault, tls_settings};
 use crate::snapshot::{Lasting, Snapshot};
 use crate::telemetry::{Format, Metrics, RequestLog};
-use crate::upstream::{Upkeep, now_ms};
+
+use beside::{Housekeeping, beside};
 
 /// How long a connection waits for more to send: enough for a small answer with its head.
 const WRITE_BUFFER_BYTES: usize = 1460;
 /// What a TLS connection reads ahead: one record.
 const TLS_READ_BUFFER_BYTES: usize = 16 * 1024;
 
-/// How often sessions that nobody uses are looked for: an eighth of the time they may idle, within
-/// these bounds.
-const REAP_EVERY_MIN: Duration = Duration::from_secs(1);
-const REAP_EVERY_MAX: Duration = Duration::from_secs(60);
-/// How soon after its deadline a drained endpoint's streams move.
-const WAKE_EVERY: Duration = Duration::from_millis(200);
 
 /// How soon the file that tells who serves is written again where it failed.
 const WRITE_AGAIN: Duration = Duration::from_secs(10);
 
-/// How often idle connections are looked through.
-const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// Where a process begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,7 +155,7 @@ pub fn run(
     for companion in companions {
         server.add_boxed_service(companion);
     }
-    let ended = serve(server, settings, &lifecycle, &handover, &addresses);
+    let ended = serve(server, settings, &shared, &handover, &addresses);
     shared.flush();
     handover.leave();
     ended
@@ -169,13 +165,15 @@ pub fn run(
 fn serve(
     server: Server,
     settings: &Settings,
-    lifecycle: &Arc<Lifecycle>,
+    shared: &Shared,
     handover: &Handover,
     addresses: &[SocketAddr],
 ) -> Result<(), Failure> {
+    let lifecycle = shared.lifecycle();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let lived = runtime.block_on(async {
         let signals = Signals::listen()?;
+        let mut rotate = signal(SignalKind::user_defined1())?;
         let (alive, dead) = oneshot::channel::<()>();
         let shutdown_signal = Box::new(Refusing(Arc::clone(lifecycle)));
         thread::Builder::new().name("pingora".to_owned()).spawn(move || {
@@ -197,11 +195,21 @@ fn serve(
             }
             std::future::pending().await
         };
+        let rotating = async {
+            // Whoever keeps the files has moved them away.
+            while rotate.recv().await.is_some() {
+                if let Some(audit) = shared.audit() {
+                    audit.rotate();
+                }
+            }
+            std::future::pending().await
+        };
         tokio::select! {
             biased;
             () = signals.obey(lifecycle, handover, settings.runtime.grace) => Ok(()),
             _ = dead => Err(Failure::Ended),
             () = living => Ok(()),
+            () = rotating => Ok(()),
         }
     });
     runtime.shutdown_background();
@@ -275,19 +283,6 @@ fn services(
         services.push(aside(format!("probes {address}"), address, probes, shared, handover));
     }
     services
-}
-
-/// What runs beside the requests.
-fn beside(shared: &Arc<Shared>, housekeeping: Housekeeping) -> [Box<dyn ServiceWithDependents>; 4] {
-    let mut housekeeping = background_service("housekeeping", housekeeping);
-    housekeeping.threads = Some(1);
-    let mut sessions = background_service("sessions", SessionKeeping(Arc::clone(shared)));
-    sessions.threads = Some(1);
-    let mut keys = background_service("keys", KeyKeeping(Arc::clone(shared)));
-    keys.threads = Some(1);
-    let mut catalog = background_service("catalog", CatalogKeeping(Arc::clone(shared)));
-    catalog.threads = Some(1);
-    [Box::new(housekeeping), Box::new(sessions), Box::new(keys), Box::new(catalog)]
 }
 
 /// Asks the servers what they offer, before anybody asks the gateway.
@@ -402,117 +397,5 @@ impl ShutdownSignalWatch for Refusing {
     async fn recv(&self) -> ShutdownSignal {
         self.0.refusing().await;
         ShutdownSignal::GracefulTerminate
-    }
-}
-
-/// Keeps the keys of those who issue tokens.
-struct KeyKeeping(Arc<Shared>);
-
-#[async_trait]
-impl BackgroundService for KeyKeeping {
-    async fn start(&self, mut shutdown: ShutdownWatch) {
-        let end = async move {
-            // Tokens come until the last connection ends; keys that are there stay until then.
-            drop(shutdown.changed().await);
-        };
-        self.0.snapshot().identity.authorities().keep(end).await;
-    }
-}
-
-/// Ends sessions that nobody uses, and wakes those whose time at an endpoint is over.
-struct SessionKeeping(Arc<Shared>);
-
-#[async_trait]
-impl BackgroundService for SessionKeeping {
-    async fn start(&self, mut shutdown: ShutdownWatch) {
-        let reaping = async {
-            loop {
-                let idle = Duration::from_secs(self.0.snapshot().session_rules.idle_s.into());
-                tokio::time::sleep((idle / 8).clamp(REAP_EVERY_MIN, REAP_EVERY_MAX)).await;
-                self.0.reap().await;
-            }
-        };
-        let waking = async {
-            let mut since_ms = now_ms();
-            loop {
-                tokio::time::sleep(WAKE_EVERY).await;
-                let now_ms = now_ms();
-                self.0.fleet().wake_drained(since_ms, now_ms);
-                since_ms = now_ms;
-            }
-        };
-        let leaving = async {
-            self.0.lifecycle().draining().await;
-            // Streams look around, and see that they should end.
-            self.0.fleet().ring_all();
-            std::future::pending::<()>().await;
-        };
-        tokio::select! {
-            // It goes on while the process drains: sessions still move then.
-            () = reaping => {}
-            () = waking => {}
-            () = leaving => {}
-            _ = shutdown.wait_for(|_| false) => {}
-        }
-    }
-}
-
-/// Keeps what is known of the servers' offers true.
-struct CatalogKeeping(Arc<Shared>);
-
-#[async_trait]
-impl BackgroundService for CatalogKeeping {
-    async fn start(&self, _shutdown: ShutdownWatch) {
-        let shared = &self.0;
-        // The process waits until the sessions of listings are ended.
-        let _listing = shared.lifecycle().hold();
-        let keeping = Keeping::new(&shared.snapshot().catalog, shared.metrics());
-        // A process that shuts down drains already.
-        keeping.run(shared.fleet(), shared.lifecycle().draining()).await;
-    }
-}
-
-/// What must be done now and then, whoever calls.
-struct Housekeeping {
-    shared: Arc<Shared>,
-    upkeep: Mutex<Upkeep>,
-}
-
-impl Housekeeping {
-    /// Before the gateway listens: endpoints that can be found at once are found.
-    fn new(shared: &Arc<Shared>) -> Self {
-        let upkeep = Mutex::new(Upkeep::new(shared.fleet(), shared.metrics()));
-        Self { shared: Arc::clone(shared), upkeep }
-    }
-}
-
-#[async_trait]
-impl BackgroundService for Housekeeping {
-    async fn start(&self, mut shutdown: ShutdownWatch) {
-        let mut upkeep = self.upkeep.lock().await;
-        let lifecycle = self.shared.lifecycle();
-        // The process waits until the sessions of probes are ended.
-        let mut probing = Some(lifecycle.hold());
-        let mut is_over = false;
-        loop {
-            // In this order: a process that shuts down drains already.
-            is_over |= *shutdown.borrow();
-            let is_draining = lifecycle.is_draining();
-            if is_draining {
-                upkeep.stop_probing().await;
-                probing = None;
-            }
-            if is_over {
-                break;
-            }
-            self.shared.sweep();
-            upkeep.tick(self.shared.fleet());
-            tokio::select! {
-                () = tokio::time::sleep(SWEEP_EVERY) => {}
-                () = lifecycle.draining(), if !is_draining => {}
-                changed = shutdown.changed() => is_over = changed.is_err(),
-            }
-        }
-        drop(probing);
     }
 }

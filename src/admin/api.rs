@@ -1,5 +1,6 @@
 //! The admin API: what each path and method asks for, in which order it is checked, and who did it.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -15,7 +16,10 @@ use super::sightings::Sightings;
 use super::tokens::{self, Needs};
 use super::view;
 use crate::catalog::Offer;
+use crate::audit::{Event, Record};
+use crate::catalog::Kind;
 use crate::config::{Role, Settings};
+use crate::policy::Inquiry;
 use crate::upstream::Pool;
 
 /// What operators see and change.
@@ -45,6 +49,7 @@ pub(super) enum Resource {
     Endpoint(String, String),
     Drain(String, String),
     Undrain(String, String),
+    Explain,
     Reload,
 }
 
@@ -65,6 +70,7 @@ impl Resource {
     fn read(path: &str) -> Option<Self> {
         let own = str::to_owned;
         match path.strip_prefix("/v1/")?.split('/').collect::<Vec<_>>()[..] {
+            ["explain"] => Some(Self::Explain),
             ["reload"] => Some(Self::Reload),
             ["servers"] => Some(Self::Servers),
             ["servers", name] => Some(Self::Server(own(name))),
@@ -82,13 +88,15 @@ impl Resource {
             Self::Servers => "GET",
             Self::Server(_) => "GET, PUT, DELETE",
             Self::Endpoint(..) => "PUT, DELETE",
-            Self::Drain(..) | Self::Undrain(..) | Self::Reload => "POST",
+            Self::Drain(..) | Self::Undrain(..) | Self::Explain | Self::Reload => "POST",
         }
     }
 
     fn needs(&self, method: &Method) -> Needs<'_> {
         match self {
             _ if method == Method::GET => Needs::Read,
+            // It only asks, though its question has a body.
+            Self::Explain => Needs::Read,
             Self::Endpoint(server, _) | Self::Drain(server, _) | Self::Undrain(server, _) => {
                 Needs::Register(server)
             }
@@ -150,6 +158,7 @@ impl Api {
             },
             Resource::Drain(server, id) => self.drain(asked, (server, id), body),
             Resource::Undrain(server, id) => self.undrain(asked, (server, id), body),
+            Resource::Explain => self.explain(body),
             Resource::Reload => self.reload_now(asked, body),
         }
     }
@@ -213,7 +222,7 @@ impl Api {
             Reloaded::Unchanged => Vec::new(),
         };
         let after = tag_of(&self.reload.settings());
-        asked.log("reload", "configuration", &before, &after);
+        self.note(asked, "reload", "configuration", &before, &after);
         let answer = json!({ "changed": before != after, "changes": changes });
         Ok(Answer::ok(answer).tagged(after))
     }
@@ -236,6 +245,37 @@ impl Api {
     fn offer(&self, pool: &Pool) -> Arc<Offer> {
         let catalog = &self.reload.shared().snapshot().catalog;
         catalog.offer(pool.name()).unwrap_or_default()
+    }
+
+    /// Writes down a change: who, what, and from what to what.
+    pub(super) fn note(&self, asked: &Asked, what: &str, of: &str, before: &str, after: &str) {
+        let role = tokens::name(&asked.role);
+        tracing::info!(role, from = asked.from, what, of, before, after, "admin");
+        let Some(audit) = self.reload.shared().audit() else { return };
+        let event = match what {
+            "register" | "deregister" | "registered servers" => Event::Registration,
+            "drain" | "undrain" => Event::Drain,
+            _ => Event::AdminChange,
+        };
+        audit.event(&Record {
+            client: address_of(&asked.from),
+            subject: of,
+            outcome: &format!("{what} by {role}: {before} -> {after}"),
+            ..Record::new(event)
+        });
+    }
+
+    /// What the policy in force would say of a call, with what the servers declare of their tools.
+    fn explain(&self, body: &[u8]) -> Result<Answer, Denial> {
+        let inquiry: Inquiry = parse(body)?;
+        let snapshot = self.reload.shared().snapshot();
+        let declared = |server: &str, tool: &str| {
+            let offer = snapshot.catalog.offer(server)?;
+            Some(offer.find(Kind::Tools, tool)?.annotations.clone())
+        };
+        let settings = self.reload.settings();
+        let answer = inquiry.answer(&snapshot.policy, &settings, &declared);
+        answer.map(Answer::ok).map_err(Denial::bad_request)
     }
 
     /// The entity tag of a server, if it is there.
@@ -264,14 +304,6 @@ impl Api {
     }
 }
 
-impl Asked {
-    /// Writes down a change: who, what, and from what to what.
-    pub(super) fn log(&self, what: &str, of: &str, before: &str, after: &str) {
-        let role = tokens::name(&self.role);
-        tracing::info!(role, from = self.from, what, of, before, after, "admin");
-    }
-}
-
 /// Refuses a change that was meant for another state.
 pub(super) fn check_tag(asked: &Asked, tag: Option<String>) -> Result<(), Denial> {
     let Some(wanted) = &asked.if_match else { return Ok(()) };
@@ -292,6 +324,12 @@ fn tag_of(settings: &Settings) -> String {
     let digest = settings.sources.digest();
     let digits = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     format!("\"{digits}\"")
+}
+
+/// The address of whoever asks, without the port.
+fn address_of(from: &str) -> Option<IpAddr> {
+    let socket = from.parse::<SocketAddr>().map(|socket| socket.ip());
+    socket.or_else(|_| from.parse()).ok()
 }
 
 fn names(list: &str, tag: &str) -> bool {

@@ -80,7 +80,7 @@ impl Api {
             let (before, after) = (described(before.as_ref()), described(after.as_ref()));
             // A heartbeat that changes nothing but the time is no change.
             if before != after {
-                asked.log("register", &format!("{server}/{name}"), &before, &after);
+                self.note(asked, "register", &format!("{server}/{name}"), &before, &after);
             }
         }
         Ok(self.done(asked, server, status, self.shown(&pool, name)))
@@ -105,7 +105,7 @@ impl Api {
             self.keep((server, name), None)?;
             self.reload().shared().fleet().deregister(server, name, now_ms());
             let of = format!("{server}/{name}");
-            asked.log("deregister", &of, &described(before.as_ref()), "");
+            self.note(asked, "deregister", &of, &described(before.as_ref()), "");
         }
         Ok(self.done(asked, server, StatusCode::OK, json!({})))
     }
@@ -156,7 +156,7 @@ impl Api {
                 Change::Made | Change::Kept => {}
                 Change::Foreign | Change::Unknown => return Err(unknown()),
             }
-            asked.log(what, &format!("{server}/{name}"), before, after);
+            self.note(asked, what, &format!("{server}/{name}"), before, after);
         }
         Ok(self.done(asked, server, StatusCode::OK, self.shown(&pool, name)))
     }

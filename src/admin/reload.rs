@@ -11,6 +11,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::difference::Difference;
 use super::handover::Bequest;
 use super::registrations::{Registrations, Servers};
+use crate::audit::{Event, Record};
 use crate::config::{self, Marks, Problems, Settings, Watch};
 use crate::lifecycle::Belongings;
 use crate::proxy::Shared;
@@ -193,6 +194,16 @@ impl Reload {
             }
         };
         self.shared.metrics().reloaded(outcome);
+        if let Some(audit) = self.shared.audit().filter(|_| outcome != "unchanged") {
+            let changes = match &reloaded {
+                Ok(Reloaded::Installed(changes)) => changes.join("; "),
+                Ok(Reloaded::Unchanged) => String::new(),
+                // The problems may show lines of the file.
+                Err(_) => "it has problems".to_owned(),
+            };
+            let outcome = &format!("{outcome} ({why}): {changes}");
+            audit.event(&Record { subject: "configuration", outcome, ..Record::new(Event::Reload) });
+        }
         reloaded
     }
 

@@ -60,7 +60,8 @@ impl Api {
                 let before = self.tag(name).unwrap_or_default();
                 let changes = self.reload().register(turn, servers)?;
                 let after = self.tag(name).unwrap_or_default();
-                asked.log(
+                self.note(
+                    asked,
                     "registered servers",
                     name,
                     &before,

@@ -288,6 +288,9 @@ impl Gateway {
         let (sessions, rules, key) =
             (&ctx.snapshot.sessions, ctx.snapshot.session_rules, held.key());
         if forward.shape.exchange == Purpose::EndsSession {
+            if let Some(caller) = &ctx.record.caller {
+                self.lasting.marks.session_ended(caller.digest(), key);
+            }
             return sessions.ended(key);
         }
         let subscription = match &*ctx.record.method {

@@ -298,6 +298,9 @@ impl Edge {
     /// Answers what never became a request, and ends the connection.
     async fn refuse(&self, mut stream: Stream, refusal: &Refusal) {
         self.gateway.lasting.metrics.refused(refusal.reason);
+        let digest = stream.get_socket_digest();
+        let peer = digest.as_deref().and_then(|digest| digest.peer_addr()?.as_inet().copied());
+        self.gateway.record_refusal(refusal, peer.map(|peer| peer.ip().to_canonical()));
         tracing::debug!(reason = refusal.reason.as_str(), message = %refusal.message, "refused");
         let bytes = answer::raw(refusal);
         let answer = async {

@@ -15,8 +15,10 @@ use super::plan::{Exchange as Purpose, Forward};
 use super::pump::End;
 use super::response_body_filter::BodyWatch;
 use super::response_filter::UpstreamHead;
+use crate::catalog::{Audience, Kind};
 use crate::mcp::{ListEvents, ListFault, Listed, Passed, Shows, filter_list};
 use crate::telemetry::{Outcome, Reason};
+use crate::upstream::now_ms;
 
 /// What becomes of the events of an answer.
 pub(super) enum EventFilter {
@@ -80,6 +82,23 @@ impl Context {
     }
 }
 
+/// What a server tells this caller and nobody else is known from its own answers.
+fn learn(ctx: &Context, answer: &[u8]) {
+    let (Some(route), Some(caller)) = (&ctx.record.route, &ctx.record.caller) else { return };
+    let kind = match Listed::of_method(&ctx.record.method) {
+        Some(Listed::Tool) => Kind::Tools,
+        Some(Listed::Prompt) => Kind::Prompts,
+        Some(Listed::Resource) => Kind::Resources,
+        Some(Listed::Template) => Kind::Templates,
+        None => return,
+    };
+    let is_per_caller = route.listed.offer().audience == Audience::Caller
+        || route.target.credentials().is_per_caller();
+    if is_per_caller {
+        route.listed.learn(caller.fingerprint(), kind, answer, now_ms());
+    }
+}
+
 /// Whether the body cannot be read as it is. The gateway has asked for no coding.
 fn is_coded(head: &UpstreamHead) -> bool {
     head.field(&CONTENT_ENCODING).is_some()
@@ -103,6 +122,7 @@ impl Gateway {
         if let Some(exchange) = exchange {
             self.read_list(session, ctx, forward, head, held, exchange).await?;
         }
+        learn(ctx, held);
         match filter_list(held, forward.shape.era, &*shows) {
             Ok(None) => {}
             Ok(Some(filtered)) => *held = filtered.into(),
@@ -188,6 +208,7 @@ impl Gateway {
     pub(super) fn heard_of_changes(&self, forward: &Forward, watch: &mut BodyWatch) {
         for listed in watch.take_changed().iter() {
             self.lasting.metrics.list_changed(forward.pool.name(), listed.as_str());
+            self.lasting.catalog.of(forward.pool.name()).changed();
         }
     }
 }

@@ -42,6 +42,7 @@ pub use tls::{tls_fault, tls_settings};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -61,6 +62,9 @@ use exchange::Connections;
 use moving::Moves;
 use reaping::Reaper;
 use refusal::Refusal;
+
+/// How long the last records may take to be written.
+const AUDIT_CLOSE_MAX: Duration = Duration::from_secs(5);
 
 /// What all listeners share.
 pub struct Shared {
@@ -153,10 +157,13 @@ impl Shared {
         self.audit.as_ref()
     }
 
-    /// Waits until the request log has left the process.
+    /// Ends the record, and waits until it and the request log have left the process.
     pub fn flush(&self) {
         if let Some(log) = &self.request_log {
             log.flush();
+        }
+        if let Some(audit) = &self.audit {
+            audit.close(AUDIT_CLOSE_MAX);
         }
     }
 }

@@ -197,6 +197,7 @@ impl Gateway {
             reason = loss.as_str(),
             "session moved"
         );
+        self.record_move(ctx, pool.name(), &place.endpoint, loss);
         ctx.record.moved = Some(loss);
         if matches!(loss, Loss::Drained | Loss::Ejected | Loss::Gone) {
             self.leave_behind(ctx, pool, held);

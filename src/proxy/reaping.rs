@@ -117,7 +117,11 @@ impl Shared {
             return;
         }
         match timeout(END_MAX, self.ask_endpoint(pool, endpoint, request)).await {
-            Ok(Ok(_)) => self.lasting.metrics.sessions.reaped.inc(),
+            Ok(Ok(_)) => {
+                self.lasting.metrics.sessions.reaped.inc();
+                let id = std::str::from_utf8(&request_id).unwrap_or_default();
+                self.record_reaped(id, pool.name(), endpoint);
+            }
             Ok(Err(Unsaid::Unreachable)) => {
                 self.endpoint_refused(pool, endpoint, Reason::EndpointUnreachable);
             }

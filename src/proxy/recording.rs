@@ -1,9 +1,13 @@
 //! What the record says of a request, and of what happens beside requests.
 
+use std::net::IpAddr;
+use std::time::Duration;
+
 use pingora::http::RequestHeader;
 
-use super::Gateway;
+use super::{Gateway, Shared};
 use super::context::{Context, Record};
+use super::refusal::Refusal;
 use crate::audit::{self, Ending, Event, Target};
 use crate::mcp::Verdict;
 use crate::policy;
@@ -17,7 +21,7 @@ impl Gateway {
         head: &RequestHeader,
         ctx: &mut Context,
         outcome: Outcome,
-        (duration, overhead): (std::time::Duration, std::time::Duration),
+        (duration, overhead): (Duration, Duration),
     ) {
         let Some(slot) = ctx.admission.slot.take() else { return };
         let record = &ctx.record;
@@ -62,6 +66,48 @@ impl Gateway {
             overhead,
             queued: record.queued,
             ..audit::Record::new(event(record, outcome))
+        });
+    }
+}
+
+impl Shared {
+    /// Records the refusal of what never became a request.
+    pub(super) fn record_refusal(&self, refusal: &Refusal, client: Option<IpAddr>) {
+        let Some(audit) = &self.audit else { return };
+        audit.event(&audit::Record {
+            client,
+            verdict: Some(audit::Verdict::Deny),
+            reason: refusal.reason.as_str(),
+            ending: Some(Ending::Refused),
+            status: refusal.status,
+            ..audit::Record::new(Event::Refusal)
+        });
+    }
+
+    /// Records that a session goes on at another endpoint.
+    pub(super) fn record_move(&self, ctx: &Context, server: &str, to: &Endpoint, loss: Loss) {
+        let Some(audit) = &self.audit else { return };
+        audit.event(&audit::Record {
+            request_id: ctx.request_id(),
+            client: ctx.record.client,
+            caller: ctx.record.caller.as_deref(),
+            session: ctx.record.session,
+            moved: loss.as_str(),
+            server,
+            endpoint: to.url(),
+            ..audit::Record::new(Event::SessionMove)
+        });
+    }
+
+    /// Records that the gateway itself ended a session at its server.
+    pub(super) fn record_reaped(&self, request_id: &str, server: &str, endpoint: &Endpoint) {
+        let Some(audit) = &self.audit else { return };
+        audit.event(&audit::Record {
+            request_id,
+            server,
+            endpoint: endpoint.url(),
+            outcome: "ended by the gateway: nobody used it, or it moved",
+            ..audit::Record::new(Event::SessionEnd)
         });
     }
 }
