@@ -627,7 +627,8 @@ async fn a_caller_whom_the_issuer_refuses_is_told_and_an_issuer_that_is_away_is_
 #[tokio::test]
 async fn what_the_gateway_asks_by_itself_carries_the_servers_own_too() {
     let (server, issuer) = (Upstream::mcp("a").await, Issuer::start(3600).await);
-    let more = format!(", credentials: {{ {} }}", issuer.oauth_client(""));
+    let more =
+        format!(", catalog: {{ listing: on }}, credentials: {{ {} }}", issuer.oauth_client(""));
     let gateway =
         Gateway::start(&format!("{}{}", sections(&[server.url()], &more), identity())).await;
     assert!(server.reached(1).await, "{}", gateway.diagnostics());
