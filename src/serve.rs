@@ -119,10 +119,8 @@ pub fn run(
         .chain(settings.admin.as_ref().map(|admin| admin.listen))
         .collect();
     let handover = Handover::new(&settings.state_dir);
-    // Discovers what can be discovered at once, so that it can be listed.
     let housekeeping = Housekeeping::new(&shared);
     if start == Start::Upgrade {
-        // The process that serves goes on meanwhile.
         list_first(settings, &shared)?;
         // Last of all that can fail: until here the process that serves knows nothing of this one.
         handover.receive(&addresses)?;
@@ -464,22 +462,13 @@ struct CatalogKeeping(Arc<Shared>);
 
 #[async_trait]
 impl BackgroundService for CatalogKeeping {
-    async fn start(&self, mut shutdown: ShutdownWatch) {
+    async fn start(&self, _shutdown: ShutdownWatch) {
         let shared = &self.0;
-        let lifecycle = shared.lifecycle();
         // The process waits until the sessions of listings are ended.
-        let _listing = lifecycle.hold();
-        let catalog = Arc::clone(&shared.snapshot().catalog);
-        let mut keeping = Keeping::new(catalog, Arc::clone(shared.metrics()));
-        while !lifecycle.is_draining() && !*shutdown.borrow() {
-            keeping.follow(shared.fleet());
-            tokio::select! {
-                () = tokio::time::sleep(SWEEP_EVERY) => {}
-                () = lifecycle.draining() => {}
-                changed = shutdown.changed() => if changed.is_err() { break },
-            }
-        }
-        keeping.stop().await;
+        let _listing = shared.lifecycle().hold();
+        let keeping = Keeping::new(&shared.snapshot().catalog, shared.metrics());
+        // A process that shuts down drains already.
+        keeping.run(shared.fleet(), shared.lifecycle().draining()).await;
     }
 }
 

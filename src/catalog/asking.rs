@@ -11,7 +11,9 @@ use super::listed::{Catalog, Full, Listed};
 use super::offer::{Kind, Offer, State};
 use super::told::{Made, Told};
 use crate::telemetry::{Metrics, Refresh};
-use crate::upstream::{AskFault, Connectors, Endpoint, Load, Otherwise, Pool, Wanted, now_ms};
+use crate::upstream::{
+    AskFault, Connectors, Endpoint, Load, Otherwise, Pool, Subject, Wanted, now_ms,
+};
 
 /// How long one endpoint may take for all of its lists.
 const LISTING_MAX: Duration = Duration::from_secs(30);

@@ -1,18 +1,15 @@
 //! Speaks to an endpoint as an MCP client of either era, to hear what it offers.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::Method;
-use serde::Deserialize;
-use serde::de::IgnoredAny;
-use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use tokio::time::{Instant, timeout};
 
 use super::events::Events;
+use super::message::{Greeting, Reply, reply_of, tells_of_change};
 use super::offer::Kind;
 use super::page::Page;
 use super::told::{List, Told};
@@ -74,76 +71,6 @@ pub(super) enum Hearing {
     Deaf,
     /// It ended, as streams do.
     Over,
-}
-
-/// What answers a request.
-pub(super) enum Reply {
-    /// A result, byte for byte.
-    Result(Bytes),
-    /// A JSON-RPC error.
-    Error(i64),
-    /// Something else, and its status.
-    Other(u16),
-}
-
-/// A JSON-RPC message, as far as it tells what it is.
-#[derive(Deserialize)]
-struct Wire<'a> {
-    #[serde(borrow)]
-    id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    result: Option<&'a RawValue>,
-    error: Option<WireError>,
-    method: Option<IgnoredAny>,
-}
-
-#[derive(Deserialize)]
-struct WireError {
-    code: i64,
-}
-
-/// What a server says of itself first.
-#[derive(Deserialize)]
-struct Greeting<'a> {
-    #[serde(borrow)]
-    capabilities: Capabilities<'a>,
-    #[serde(borrow, rename = "protocolVersion")]
-    version: Option<Cow<'a, str>>,
-    #[serde(borrow, rename = "supportedVersions", default)]
-    versions: Vec<Cow<'a, str>>,
-}
-
-#[derive(Deserialize)]
-struct Capabilities<'a> {
-    #[serde(borrow)]
-    tools: Option<&'a RawValue>,
-    #[serde(borrow)]
-    prompts: Option<&'a RawValue>,
-    #[serde(borrow)]
-    resources: Option<&'a RawValue>,
-}
-
-impl Capabilities<'_> {
-    /// Whether any list is one that the server tells changes of.
-    fn tells(&self) -> bool {
-        #[derive(Deserialize)]
-        struct Capability {
-            #[serde(rename = "listChanged")]
-            list_changed: bool,
-        }
-        [self.tools, self.prompts, self.resources].into_iter().flatten().any(|capability| {
-            let read = serde_json::from_str::<Capability>(capability.get());
-            read.is_ok_and(|capability| capability.list_changed)
-        })
-    }
-
-    fn of(&self, kind: Kind) -> Option<&RawValue> {
-        match kind {
-            Kind::Tools => self.tools,
-            Kind::Prompts => self.prompts,
-            Kind::Resources | Kind::Templates => self.resources,
-        }
-    }
 }
 
 impl Conversation {
@@ -467,44 +394,6 @@ impl Conversation {
             false => Ok(()),
         }
     }
-}
-
-/// The answer to the request with this id, if this is it.
-fn reply_of(message: &Bytes, id: u64) -> Option<Reply> {
-    let Wire { id: answered, result, error, method } = serde_json::from_slice(message).ok()?;
-    if method.is_some() {
-        return None;
-    }
-    let answered = answered.map(RawValue::get);
-    let is_ours = answered.is_some_and(|answered| answered.parse() == Ok(id));
-    match (result, error) {
-        (Some(result), None) if is_ours => {
-            Some(Reply::Result(message.slice_ref(result.get().as_bytes())))
-        }
-        // A server that could not read the request does not know its id.
-        (None, Some(error)) if is_ours || matches!(answered, None | Some("null")) => {
-            Some(Reply::Error(error.code))
-        }
-        _ => None,
-    }
-}
-
-/// Whether a message says that a list has changed.
-fn tells_of_change(message: &[u8]) -> bool {
-    #[derive(Deserialize)]
-    struct Notification<'a> {
-        #[serde(borrow)]
-        method: Cow<'a, str>,
-    }
-    let read = serde_json::from_slice::<Notification<'_>>(message);
-    read.is_ok_and(|notification| {
-        matches!(
-            &*notification.method,
-            "notifications/tools/list_changed"
-                | "notifications/prompts/list_changed"
-                | "notifications/resources/list_changed"
-        )
-    })
 }
 
 fn modern_claims() -> Value {

@@ -56,7 +56,11 @@ impl Events {
             (self.line, self.seen) = (after, after);
             if is_empty {
                 (self.line, self.seen) = (0, 0);
-                let event = self.buffer.split_to(after);
+                let mut event = self.buffer.split_to(after);
+                if event.ends_with(b"\r") {
+                    // What follows shows that it is whole; alone it could be half of a CRLF.
+                    event.extend_from_slice(b"\n");
+                }
                 if !self.buffer.has_remaining() {
                     // A stream that idles holds nothing.
                     self.buffer = BytesMut::new();

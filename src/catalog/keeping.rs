@@ -17,6 +17,8 @@ use crate::config::Listing;
 use crate::telemetry::{Metrics, Refresh};
 use crate::upstream::{Fleet, Pool, now_ms};
 
+/// How soon a server that is new, or is gone, is seen.
+const FOLLOW_EVERY: Duration = Duration::from_secs(1);
 /// A server that changes all the time is not listed more often than this.
 const CHANGED_MIN: Duration = Duration::from_secs(1);
 /// Names that nobody knows do not make the gateway ask more often than this.
@@ -57,13 +59,13 @@ struct Schedule {
 
 impl Keeping {
     /// Asks nobody yet.
-    pub fn new(catalog: Arc<Catalog>, metrics: Arc<Metrics>) -> Self {
-        let asking = Arc::new(Asking::new(catalog, metrics));
+    pub fn new(catalog: &Arc<Catalog>, metrics: &Arc<Metrics>) -> Self {
+        let asking = Arc::new(Asking::new(Arc::clone(catalog), Arc::clone(metrics)));
         Self { asking, keepers: HashMap::new(), tasks: JoinSet::new() }
     }
 
-    /// Keeps every server as its configuration says now. To be called each second, within a runtime.
-    pub fn follow(&mut self, fleet: &Fleet) {
+    /// Keeps every server as its configuration says now.
+    fn follow(&mut self, fleet: &Fleet) {
         let Asking { catalog, metrics, .. } = &*self.asking;
         let pools = fleet.pools();
         let is_listed = |pool: &&Arc<Pool>| pool.settings().catalog.listing == Listing::On;
@@ -110,8 +112,17 @@ impl Keeping {
         while self.tasks.try_join_next().is_some() {}
     }
 
-    /// Asks no more, and ends the sessions that were opened for it. What is known stays.
-    pub async fn stop(mut self) {
+    /// Keeps every server until `stop` ends, and then ends the sessions that were opened for it. What
+    /// is known stays.
+    pub async fn run(mut self, fleet: &Fleet, stop: impl Future<Output = ()>) {
+        let mut stop = std::pin::pin!(stop);
+        loop {
+            self.follow(fleet);
+            tokio::select! {
+                () = sleep(FOLLOW_EVERY) => {}
+                () = &mut stop => break,
+            }
+        }
         self.keepers.clear();
         while self.tasks.join_next().await.is_some() {}
     }

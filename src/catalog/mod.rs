@@ -11,6 +11,7 @@ mod told;
 mod learned;
 mod listed;
 mod events;
+mod message;
 mod client;
 mod asking;
 mod keeping;

@@ -217,8 +217,11 @@ pub(super) fn check(
     Policy { labels, rules, combinations }
 }
 
+/// A label's name, and the tools that have it.
+type LabelText = (At<String>, Field<Vec<Field<NamePattern>>>);
+
 fn note_name_clashes(
-    labels: &[(At<String>, Field<Vec<Field<NamePattern>>>)],
+    labels: &[LabelText],
     rules: &[RuleText],
     combinations: &[CombinationText],
     reading: &mut Reading<'_>,

@@ -74,7 +74,8 @@ pub(super) fn check_rule(
         reading.problem(*head, "this rule requires no scope", "name one in `scopes`");
     }
     let form = allow.value().map(Form::from);
-    let form = form.or(deny.value().map(Form::from)).or(require.value().map(Form::from))?;
+    let form = form.or_else(|| deny.value().map(Form::from));
+    let form = form.or_else(|| require.value().map(Form::from))?;
     let Form { effect, callers, servers, tools, prompts, resources, methods, scopes, when } = form;
     note_unknown_callers(&callers, around, reading);
     let callers = check_list(callers, reading);

@@ -151,22 +151,7 @@ impl RootText {
         all.policies.splice(0..0, policy.value());
         let names = all.servers.0.iter().map(|(name, _)| name.value.clone()).collect();
         let names = ServerNames::new(names, all.completeness);
-        if all.completeness == Completeness::Whole {
-            if all.servers.0.is_empty() {
-                reading.problem(
-                    start,
-                    "no server is defined",
-                    "add `servers:` with a name and its `endpoints:`",
-                );
-            }
-            if all.routes.is_empty() {
-                reading.problem(
-                    start,
-                    "no route is defined",
-                    "add `routes:` with `path:` and `server:`",
-                );
-            }
-        }
+        all.note_nothing(start, reading);
         let catalog = catalog.value().map_or_else(Catalog::default, CatalogText::check);
         let servers = servers::check(all.servers, &registration, &catalog.servers, reading);
         let public_urls = match identity::needs_public_urls(&identity) {
@@ -175,12 +160,11 @@ impl RootText {
         };
         let routes = routes::check(all.routes, &names, public_urls, reading);
         let problems_before = reading.problems.len();
-        let identity_is_faulty = matches!(identity, Field::Faulty);
+        let is_faulty = matches!(identity, Field::Faulty);
         let identity = identity::check(identity.value(), all.identities, &listeners, reading);
-        let callers = if identity_is_faulty || reading.problems.len() > problems_before {
-            Completeness::Partial
-        } else {
-            all.completeness
+        let callers = match is_faulty || reading.problems.len() > problems_before {
+            true => Completeness::Partial,
+            false => all.completeness,
         };
         let around = Surroundings { servers: &names, identity: &identity, callers };
         let policy = policy::check(all.policies, &around, reading);
@@ -252,6 +236,21 @@ impl Merged {
             Field::Faulty => merged.completeness = Completeness::Partial,
         }
         merged
+    }
+
+    /// A gateway without any server or route could answer nothing.
+    fn note_nothing(&self, start: Place, reading: &mut Reading<'_>) {
+        if self.completeness == Completeness::Partial {
+            return;
+        }
+        if self.servers.0.is_empty() {
+            let hint = "add `servers:` with a name and its `endpoints:`";
+            reading.problem(start, "no server is defined", hint);
+        }
+        if self.routes.is_empty() {
+            let hint = "add `routes:` with `path:` and `server:`";
+            reading.problem(start, "no route is defined", hint);
+        }
     }
 
     fn add(&mut self, servers: Field<Entries<ServerText>>, routes: Field<Vec<Field<RouteText>>>) {

@@ -179,7 +179,8 @@ fn says(claim: &Value, value: &str) -> bool {
     match claim {
         Value::String(text) => wildcard_matches(value, text),
         Value::Array(items) => items.iter().any(|item| !item.is_array() && says(item, value)),
-        Value::Bool(_) | Value::Number(_) => claim.to_string() == value,
+        Value::Bool(claim) => value.parse() == Ok(*claim),
+        Value::Number(claim) => claim.to_string() == value,
         Value::Null | Value::Object(_) => false,
     }
 }

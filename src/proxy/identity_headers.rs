@@ -26,7 +26,7 @@ pub(super) fn subject<'h>(head: &'h RequestHeader, caller: Option<&Caller>) -> S
         }
         Some(Method::Anonymous | Method::ApiKey | Method::Certificate) | None => None,
     };
-    Subject::Caller(token)
+    Subject::Caller(token.map(str::as_bytes))
 }
 
 /// The fields that tell of a caller. An identity may hold any characters, a field may not.

@@ -15,8 +15,8 @@ use super::calls::{CallDetail, CallMetrics, Details};
 use super::configuration::Configuration;
 use super::routes::RouteFamilies;
 use super::{
-    AuditMetrics, CatalogMetrics, CredentialMetrics, EndpointMetrics, IdentityMetrics, LimitMetrics, Reason,
-    RouteMetrics, SessionMetrics,
+    AuditMetrics, CatalogMetrics, CredentialMetrics, EndpointMetrics, IdentityMetrics,
+    LimitMetrics, Reason, RouteMetrics, SessionMetrics,
 };
 use crate::mcp::well_known;
 

@@ -6,10 +6,10 @@ const POLICY: &[Row] = &[
     (
         "policy: { rules: [{ name: a }, { name: b, allow: {}, deny: {} }, { allow: {} }, { name: b, deny: {} }] }\n",
         &[
-            "1:20 this rule does nothing (give each rule one of `allow`, `deny` and `require`)",
+            "1:21 this rule does nothing (give each rule one of `allow`, `deny` and `require`)",
             "1:34 this rule does several things (give each rule one of `allow`, `deny` and `require`)",
             "1:66 the key `name` is missing (add `name:`)",
-            "1:90 a rule of this name is already defined (the first is at t:1:40)",
+            "1:89 a rule of this name is already defined (the first is at t:1:40)",
         ],
     ),
     (
@@ -48,8 +48,8 @@ const POLICY: &[Row] = &[
             "10:19 this method is decided by what it names (write tools: [\"*\"])",
             "11:18 this is not a scope (a scope has no spaces, quotes or backslashes; write one per list item)",
             "12:9 the key `whenn` is unknown (did you mean `when`?)",
-            "13:16 this rule requires no scope (name one in `scopes`)",
-            "14:16 the key `scopes` is missing (add `scopes:`)",
+            "13:18 this rule requires no scope (name one in `scopes`)",
+            "14:18 the key `scopes` is missing (add `scopes:`)",
             "14:49 this is not one of the words known here (write one of: enforce, shadow)",
         ],
     ),

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::time::Duration;
 
+use super::credential_keys::CREDENTIALS;
 use super::identity_keys::IDENTITY;
 use super::policy_keys::POLICY;
-use super::credential_keys::CREDENTIALS;
 use super::server_keys::SERVERS;
 use super::{completed, environment, schema_paths};
 use crate::config::tests::directory::TestDirectory;

@@ -38,8 +38,8 @@ pub(super) const POLICY: &[Row] = &[
         && rule(s).subjects.is_everything()),
     rule_row!(
         "policy.rules[].allow.callers",
-        "allow: { callers: ['scope:a', ['b*', 'tenant:c']] }",
-        |s| clauses(rule(s)) == "scope:a; b* and tenant:c"
+        "allow: { callers: ['scope:a', ['b*', 'tenant:c*']] }",
+        |s| clauses(rule(s)) == "scope:a; b* and tenant:c*"
     ),
     rule_row!("policy.rules[].allow.servers", "allow: { servers: [every*] }", |s| {
         rule(s).servers.as_deref() == Some(&["every*".to_owned()])
