@@ -52,110 +52,109 @@ fn explain_tells_the_rule_and_why_the_others_did_not_match() {
     assert_eq!(told, expected);
 }
 
+/// What is asked, the exit code, and what is told.
+const ASKED: &[(&[&str], i32, &[&str])] = &[
+    (
+        &["--caller", "bob", "--tool", "files/get_x"],
+        1,
+        &[
+            "refused: for this caller it does not exist",
+            "the condition of rule no-dotfiles cannot be decided",
+            "cannot be decided, so it holds: arguments.path.contains('/.') (No such key: path)",
+        ],
+    ),
+    (
+        &["--caller", "bob", "--server", "mail", "--tool", "get_x"],
+        1,
+        &[
+            "refused: it needs the scopes read (by rule readers)",
+            "readers (allow, c.yaml:13:15): the caller lacks some of these scopes: read",
+            "combination no-exfiltration (c.yaml:19:15): egress, so refused after secret",
+        ],
+    ),
+    (
+        &["--caller", "bob", "--scopes", "read,more", "--route", "/mail", "--tool", "get_x"],
+        0,
+        &["allowed (by rule readers)"],
+    ),
+    (
+        &["--caller", "alice", "--server", "mail", "--tool", "get_old"],
+        0,
+        &["with the rules in shadow it would be refused (by rule next)"],
+    ),
+    (
+        &["--caller", "bob", "--server", "mail", "--tool", "see_x"],
+        1,
+        &["rule look asks for an annotation that is not known"],
+    ),
+    (
+        &[
+            "--caller",
+            "bob",
+            "--server",
+            "mail",
+            "--tool",
+            "see_x",
+            "--annotations",
+            r#"{"readOnlyHint":true}"#,
+        ],
+        0,
+        &["its condition holds: tool.annotations.readOnlyHint"],
+    ),
+    (
+        &[
+            "--caller",
+            "eve",
+            "--issuer",
+            "https://idp",
+            "--claims",
+            r#"{"dept":["post"]}"#,
+            "--server",
+            "mail",
+            "--prompt",
+            "p",
+        ],
+        0,
+        &["allowed (by rule mailers)"],
+    ),
+    (
+        &["--caller", "bob", "--server", "mail", "--method", "initialize"],
+        0,
+        &["the method belongs to the protocol"],
+    ),
+    (
+        &["--caller", "bob", "--server", "mail", "--method", "custom/do"],
+        1,
+        &["refused (no rule allows it)", "readers (allow, c.yaml:13:15): it is not about methods"],
+    ),
+    (
+        &["--caller", "bob", "--server", "mail", "--resource", "file:///x", "--json"],
+        1,
+        &[r#""decision": "hidden""#, r#""reason": "default""#],
+    ),
+    (&["--caller", "bob", "--tool", "get_x"], 1, &["name the server: files, mail"]),
+    (
+        &["--caller", "bob", "--server", "fils", "--tool", "x"],
+        1,
+        &["there is no server fils; did you mean files?"],
+    ),
+    (
+        &["--caller", "bob", "--server", "mail", "--tool", "x", "--arguments", "{"],
+        1,
+        &["--arguments is no JSON"],
+    ),
+    (&["--caller", "bob", "--server", "mail"], 1, &["name one tool"]),
+    (&["--caller", "bob", "--tool", "a", "--prompt", "b"], 2, &["cannot be used with"]),
+    (
+        &["--caller", "bob", "--server", "mail", "--tool", "x", "--ask", "http://127.0.0.1:1"],
+        1,
+        &["cannot reach the admin listener"],
+    ),
+];
+
 #[test]
 fn explain_exits_with_1_where_it_would_be_refused() {
-    let rows: &[(&[&str], i32, &[&str])] = &[
-        (
-            &["--caller", "bob", "--tool", "files/get_x"],
-            1,
-            &[
-                "refused: for this caller it does not exist",
-                "the condition of rule no-dotfiles cannot be decided",
-                "cannot be decided, so it holds: arguments.path.contains('/.') (No such key: path)",
-            ],
-        ),
-        (
-            &["--caller", "bob", "--server", "mail", "--tool", "get_x"],
-            1,
-            &[
-                "refused: it needs the scopes read (by rule readers)",
-                "readers (allow, c.yaml:13:15): the caller lacks some of these scopes: read",
-                "combination no-exfiltration (c.yaml:19:15): egress, so refused after secret",
-            ],
-        ),
-        (
-            &["--caller", "bob", "--scopes", "read,more", "--route", "/mail", "--tool", "get_x"],
-            0,
-            &["allowed (by rule readers)"],
-        ),
-        (
-            &["--caller", "alice", "--server", "mail", "--tool", "get_old"],
-            0,
-            &["with the rules in shadow it would be refused (by rule next)"],
-        ),
-        (
-            &["--caller", "bob", "--server", "mail", "--tool", "see_x"],
-            1,
-            &["rule look asks for an annotation that is not known"],
-        ),
-        (
-            &[
-                "--caller",
-                "bob",
-                "--server",
-                "mail",
-                "--tool",
-                "see_x",
-                "--annotations",
-                r#"{"readOnlyHint":true}"#,
-            ],
-            0,
-            &["its condition holds: tool.annotations.readOnlyHint"],
-        ),
-        (
-            &[
-                "--caller",
-                "eve",
-                "--issuer",
-                "https://idp",
-                "--claims",
-                r#"{"dept":["post"]}"#,
-                "--server",
-                "mail",
-                "--prompt",
-                "p",
-            ],
-            0,
-            &["allowed (by rule mailers)"],
-        ),
-        (
-            &["--caller", "bob", "--server", "mail", "--method", "initialize"],
-            0,
-            &["the method belongs to the protocol"],
-        ),
-        (
-            &["--caller", "bob", "--server", "mail", "--method", "custom/do"],
-            1,
-            &[
-                "refused (no rule allows it)",
-                "readers (allow, c.yaml:13:15): it is not about methods",
-            ],
-        ),
-        (
-            &["--caller", "bob", "--server", "mail", "--resource", "file:///x", "--json"],
-            1,
-            &[r#""decision": "hidden""#, r#""reason": "default""#],
-        ),
-        (&["--caller", "bob", "--tool", "get_x"], 1, &["name the server: files, mail"]),
-        (
-            &["--caller", "bob", "--server", "fils", "--tool", "x"],
-            1,
-            &["there is no server fils; did you mean files?"],
-        ),
-        (
-            &["--caller", "bob", "--server", "mail", "--tool", "x", "--arguments", "{"],
-            1,
-            &["--arguments is no JSON"],
-        ),
-        (&["--caller", "bob", "--server", "mail"], 1, &["name one tool"]),
-        (&["--caller", "bob", "--tool", "a", "--prompt", "b"], 2, &["cannot be used with"]),
-        (
-            &["--caller", "bob", "--server", "mail", "--tool", "x", "--ask", "http://127.0.0.1:1"],
-            1,
-            &["cannot reach the admin listener"],
-        ),
-    ];
-    for (words, code, expected) in rows {
+    for (words, code, expected) in ASKED {
         let (found, told) = explain(words);
         assert_eq!(found, Some(*code), "{words:?}: {told}");
         for text in *expected {
