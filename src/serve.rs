@@ -40,10 +40,8 @@ const WRITE_BUFFER_BYTES: usize = 1460;
 /// What a TLS connection reads ahead: one record.
 const TLS_READ_BUFFER_BYTES: usize = 16 * 1024;
 
-
 /// How soon the file that tells who serves is written again where it failed.
 const WRITE_AGAIN: Duration = Duration::from_secs(10);
-
 
 /// Where a process begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

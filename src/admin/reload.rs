@@ -202,7 +202,11 @@ impl Reload {
                 Err(_) => "it has problems".to_owned(),
             };
             let outcome = &format!("{outcome} ({why}): {changes}");
-            audit.event(&Record { subject: "configuration", outcome, ..Record::new(Event::Reload) });
+            audit.event(&Record {
+                subject: "configuration",
+                outcome,
+                ..Record::new(Event::Reload)
+            });
         }
         reloaded
     }

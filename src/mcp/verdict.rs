@@ -623,8 +623,8 @@ mod tests {
     enum Node {
         Literal(&'static str),
         Text(String),
-        Array(Vec<Node>),
-        Object(Vec<(String, Node)>),
+        Array(Vec<Self>),
+        Object(Vec<(String, Self)>),
     }
 
     fn node() -> impl Strategy<Value = Node> {
@@ -682,7 +682,7 @@ mod tests {
     }
 
     fn write_text(text: &str, style: &mut impl Iterator<Item = u8>, out: &mut String) {
-        if style.next().unwrap_or(0) % 3 > 0 {
+        if !style.next().unwrap_or(0).is_multiple_of(3) {
             out.push_str(&serde_json::to_string(text).expect("a string"));
             return;
         }

@@ -126,7 +126,7 @@ impl Gateway {
             }
         }
         if Listed::of_method(wish.method).is_some() || wish.method == "GET" {
-            ctx.shows = Permitted::new(&snapshot, route, caller, ctx.record.client);
+            ctx.shows = Permitted::unless_all(&snapshot, route, caller, ctx.record.client);
         }
         Ok(())
     }
@@ -155,7 +155,8 @@ impl Gateway {
             Ok(marks) => {
                 if let Some(shadow) = &marks.shadow {
                     let outcome = policy::Outcome::Refused;
-                    ctx.record.ruling.shadow.get_or_insert((outcome, Some(Arc::clone(shadow))));
+                    let shadow = || (outcome, Some(Arc::clone(shadow)));
+                    ctx.record.ruling.shadow.get_or_insert_with(shadow);
                 }
                 ctx.admission.marks = marks;
                 Ok(())
@@ -259,7 +260,7 @@ struct Permitted {
 
 impl Permitted {
     /// `None` where everything may be seen, so that lists pass untouched.
-    fn new(
+    fn unless_all(
         snapshot: &Arc<Snapshot>,
         route: &Route,
         caller: &Arc<Caller>,

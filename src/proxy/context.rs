@@ -63,8 +63,8 @@ pub(super) struct Record {
     pub(super) limit: Option<Arc<str>>,
     /// What the record keeps of the arguments.
     pub(super) arguments: Arguments,
-    /// Whether a byte of the request may have reached a server.
-    pub(super) sent: bool,
+    /// How far the request came.
+    pub(super) reached: Reached,
     /// Time spent waiting for a turn, or for room in the record; a part of what was waited.
     pub(super) queued: Duration,
     /// Why the session moved for this request, if it did.
@@ -83,6 +83,16 @@ pub(super) struct Record {
     pub(super) is_repeat: bool,
     /// What the server's answer says of the call.
     pub(super) verdict: Verdict,
+}
+
+/// How far a request came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Reached {
+    /// No server has seen a byte of it.
+    #[default]
+    Gateway,
+    /// A server may have seen it, and may have run it.
+    Server,
 }
 
 /// What the policy decided, and by which rule.

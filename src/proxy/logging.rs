@@ -4,7 +4,7 @@ use pingora::http::RequestHeader;
 
 use super::Gateway;
 use super::admission::Admission;
-use super::context::Context;
+use super::context::{Context, Reached};
 use crate::mcp::Verdict;
 use crate::telemetry::{CallDetail, Line, Outcome};
 use crate::upstream::{Endpoint, Loss};
@@ -15,7 +15,7 @@ impl Gateway {
         let Admission { permits, marks, slot: _ } = &mut ctx.admission;
         drop(std::mem::take(permits));
         let marks = std::mem::take(marks);
-        if !ctx.record.sent {
+        if ctx.record.reached == Reached::Gateway {
             marks.take_back();
         }
     }

@@ -13,7 +13,7 @@ use pingora::protocols::http::ServerSession;
 use pingora::time::timeout;
 
 use super::Gateway;
-use super::context::Context;
+use super::context::{Context, Reached};
 use super::exchange::Exchange;
 use super::http1::{Arrived, Broken};
 use super::identity_headers::{subject, told};
@@ -149,11 +149,8 @@ impl Gateway {
                 match connection {
                     Connection::Sound => self.endpoint_failed(&forward.pool, &endpoint, reason),
                     Connection::Stale => {
-                        self.lasting.metrics.upstream_failed(
-                            forward.pool.name(),
-                            endpoint.url(),
-                            reason,
-                        );
+                        let server = forward.pool.name();
+                        self.lasting.metrics.upstream_failed(server, endpoint.url(), reason);
                     }
                 }
                 if forward.shape.repeat == Repeat::Harmless
@@ -227,7 +224,7 @@ async fn ask(
         Purpose::Stream => 1024,
         _ => 4096,
     };
-    ctx.record.sent = true;
+    ctx.record.reached = Reached::Server;
     let answer = async {
         let sent = exchange.send(head, &forward.body).await;
         match exchange.read_head(room).await {

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use pingora::http::RequestHeader;
 
-use super::{Gateway, Shared};
-use super::context::{Context, Record};
+use super::context::{Context, Reached, Record};
 use super::refusal::Refusal;
+use super::{Gateway, Shared};
 use crate::audit::{self, Ending, Event, Target};
 use crate::mcp::Verdict;
 use crate::policy;
@@ -51,7 +51,7 @@ impl Gateway {
             rpc_id: record.id.as_ref().map_or("", |id| id.as_id().raw()),
             route: record.route.as_deref().map_or_else(|| head.uri.path(), |route| &route.path),
             server: record.route.as_deref().map_or("", |route| route.target.name()),
-            endpoint: if record.sent { endpoint } else { "" },
+            endpoint: if record.reached == Reached::Server { endpoint } else { "" },
             verdict: verdict(record),
             reason: record.reason.map_or(policy_reason, Reason::as_str),
             rule: record.ruling.rule.as_deref().unwrap_or_default(),
@@ -113,7 +113,9 @@ impl Shared {
 }
 
 fn event(record: &Record, outcome: Outcome) -> Event {
-    if outcome == Outcome::Refused || (record.reason.is_some() && !record.sent) {
+    if outcome == Outcome::Refused
+        || (record.reason.is_some() && record.reached == Reached::Gateway)
+    {
         return Event::Refusal;
     }
     match &*record.method {
@@ -142,12 +144,12 @@ fn target(record: &Record) -> Option<Target<'_>> {
 
 /// What was decided: a request that ends before its end is decided was not let in.
 fn verdict(record: &Record) -> Option<audit::Verdict> {
-    match (record.sent, record.reason) {
-        (true, _) => Some(audit::Verdict::Allow),
-        (false, Some(reason)) if !reason.is_of_endpoint() => Some(audit::Verdict::Deny),
+    match (record.reached, record.reason) {
+        (Reached::Server, _) => Some(audit::Verdict::Allow),
+        (Reached::Gateway, Some(reason)) if !reason.is_of_endpoint() => Some(audit::Verdict::Deny),
         // It was let in, and found nobody to go to.
-        (false, Some(_)) => Some(audit::Verdict::Allow),
-        (false, None) => None,
+        (Reached::Gateway, Some(_)) => Some(audit::Verdict::Allow),
+        (Reached::Gateway, None) => None,
     }
 }
 

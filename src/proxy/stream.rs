@@ -10,6 +10,7 @@ use super::context::Context;
 use super::deliver::{Body, Handed, note_use};
 use super::plan::Forward;
 use super::pump::{Begun, End, Interrupted, while_client_waits};
+use super::response_body_filter::BodyWatch;
 use crate::config::OnEndpointLoss;
 use crate::mcp::{self, Era};
 use crate::upstream::{InFlight, Loss, now_ms};
@@ -118,15 +119,26 @@ impl Gateway {
                 Ok(Heard::Bell) => must_look = true,
                 Err(interrupted) => {
                     exchange = None;
-                    must_look = watch.is_between_events()
-                        && matches!(interrupted, Interrupted::Broken(_))
-                        && Box::pin(self.is_dead(ctx, forward)).await;
+                    must_look = self.may_follow(ctx, forward, &watch, &interrupted).await;
                     if !must_look {
                         return self.interrupted(session, ctx, forward, &watch, interrupted).await;
                     }
                 }
             }
         }
+    }
+
+    /// Whether a stream whose endpoint broke off has to look where its session goes on.
+    async fn may_follow(
+        &self,
+        ctx: &Context,
+        forward: &Forward,
+        watch: &BodyWatch,
+        interrupted: &Interrupted,
+    ) -> bool {
+        watch.is_between_events()
+            && matches!(interrupted, Interrupted::Broken(_))
+            && Box::pin(self.is_dead(ctx, forward)).await
     }
 
     /// Looks whether the stream must end, tell its client something, or follow its session.

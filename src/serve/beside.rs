@@ -23,7 +23,10 @@ const WAKE_EVERY: Duration = Duration::from_millis(200);
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// What runs beside the requests.
-pub(super) fn beside(shared: &Arc<Shared>, housekeeping: Housekeeping) -> [Box<dyn ServiceWithDependents>; 4] {
+pub(super) fn beside(
+    shared: &Arc<Shared>,
+    housekeeping: Housekeeping,
+) -> [Box<dyn ServiceWithDependents>; 4] {
     let mut housekeeping = background_service("housekeeping", housekeeping);
     housekeeping.threads = Some(1);
     let mut sessions = background_service("sessions", SessionKeeping(Arc::clone(shared)));

@@ -166,9 +166,10 @@ async fn a_certificate_of_our_ca_proves_its_holder() {
 /// rustls sees itself that key and certificate do not fit.
 async fn ask_with_wrong_key(address: SocketAddr, mixed: &Holder) -> bool {
     let mixed = mixed.clone();
-    let asked =
-        tokio::spawn(async move { ask(address, Some(&mixed), &Message::call(7, "echo")).await });
-    asked.await.map_or(true, |answer| answer.is_none())
+    let mut asking = tokio::task::JoinSet::new();
+    asking.spawn(async move { ask(address, Some(&mixed), &Message::call(7, "echo")).await });
+    let asked = asking.join_next().await.expect("a task");
+    asked.map_or(true, |answer| answer.is_none())
 }
 
 #[tokio::test]
