@@ -38,7 +38,7 @@
 //!                           strict::check        a head that two readers could read differently  400
 //!                           hosts                Host and Origin are on the lists            421 403
 //!                           find_route           the path, byte for byte                         404
-//!                           authenticate         who is calling                                  401
+//!                           authenticate         who is calling                              401 503
 //!                           check_media          Content-Type and Accept                     415 406
 //!                           body::read           the whole body, up to the route's limit     413 408
 //!                           peek, Call::read     one strict message, headers agree       400 404
@@ -88,7 +88,8 @@
 //! endpoint its [`upstream::Standing`] (health, ejection, drain, load). A reload makes new pools over
 //! the same standings. [`sessions::Table`] keeps what cannot be in a session id because it comes
 //! later: the last use, and where the session moved. It is bounded and may be lost: the id is enough
-//! to serve a session.
+//! to serve a session. [`identity::Authorities`] keeps the keys of those who issue tokens, and what
+//! was found out about tokens, as long as the settings of their issuer stay the same.
 //!
 //! # Modules
 //!
