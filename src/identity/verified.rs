@@ -18,8 +18,10 @@ const HASHED_BYTES: usize = 64;
 
 /// The tokens that were checked, by their bytes.
 pub(super) struct Verified {
-    tokens: Cache<Box<[u8]>, Arc<Entry>, Bytes, EndHash, DefaultLifecycle<Box<[u8]>, Arc<Entry>>>,
+    tokens: Cache<Box<[u8]>, Arc<Entry>, Bytes, EndHash, Lifecycle>,
 }
+
+type Lifecycle = DefaultLifecycle<Box<[u8]>, Arc<Entry>>;
 
 /// One token that was true.
 pub(super) struct Entry {
