@@ -35,22 +35,32 @@
 //! new_ctx (context)       the snapshot is pinned: one request sees one configuration
 //! early_request_filter    time limits, and the client's address behind trusted proxies
 //! request_filter          decide, cheap checks before dear ones:
+//!                           admit_address        how often this address may ask                  429
+//!                           reserve_record       a place in the record, for refusals too         503
 //!                           strict::check        a head that two readers could read differently  400
 //!                           hosts                Host and Origin are on the lists            421 403
+//!                           find_metadata        what a route tells who has no token (RFC 9728)
 //!                           find_route           the path, byte for byte                         404
-//!                           authenticate         who is calling                                  401
+//!                           authenticate         who is calling                              401 503
+//!                           admit_early          limits that need nothing of the body            429
 //!                           check_media          Content-Type and Accept                     415 406
 //!                           body::read           the whole body, up to the route's limit     413 408
-//!                           peek, Call::read     one strict message, headers agree       400 404
+//!                           peek, Call::read     one strict message, headers agree           400 404
 //!                           open, locate         the session, and where it lives now         404 400
 //!                           | anywhere           or where its hash key or the load leads
-//!                           -> Plan::Forward | Plan::Preflight
+//!                           authorize            the policy, by what the catalogue knows; hidden names
+//!                                                are answered as unknown ones                200 403
+//!                           remember_use         combinations: checked and marked in one step    403
+//!                           admit                limits by tool, server, session; calls at once  429
+//!                           -> Plan::Forward | Plan::Preflight | Plan::Metadata
+//!   admission               what it was let in with: permits, marks, its place in the record
 //! proxy_upstream_filter   carries the plan out, by (a stream over HTTP/1 first leaves Pingora's request,
 //!                         `parked`, and is driven by the loop of its connection in `edge`)
 //!   pump                    connects, sends, waits for the head of the answer        502 503 504
 //!     upstream_peer           the endpoint; another one while nothing was sent; its breaker
 //!     moving                  a session whose endpoint is lost is opened again on another one
 //!       own_request             requests of the gateway's own: to open a session, or to end it
+//!     credential              the server's own, or nothing is sent                   503 403
 //!     endpoint_outcome        what an exchange says of its endpoint, which may be ejected
 //!     exchange, http1, idle   the connection to it, over either version of HTTP, new or kept
 //!     upstream_request_filter the client's head, less its credentials, with the server's session id
@@ -59,7 +69,8 @@
 //!     response_filter         the head as the client sees it, with the session id sealed
 //!     listing                 lists less what the caller may not see, in JSON and in streams
 //!     response_body_filter    what the answer says is read from its parts as they pass
-//! logging                 on every exit: metrics, and one line
+//! logging                 on every exit: permits and marks are given back, metrics, and one line
+//!   recording               the record of the request, in the place that was kept for it
 //! ```
 //!
 //! `reaping` runs beside: it ends sessions at their servers that nobody will use again.
@@ -67,7 +78,7 @@
 //! GET (the stream of a legacy session) and DELETE (its end) have no body and skip its steps. A
 //! refusal anywhere becomes an answer in `answer`, by the one table in `refusal`.
 //!
-//! Values move forward only: route, caller, body, call, plan. Each is made in one place and needs
+//! Values move forward only: route, caller, body, call, ruling, marks, permits, plan. Each is made in one place and needs
 //! the one before it. `Context` carries them; a later phase takes the plan by `ctx.planned()?`.
 //!
 //! ## Why one pump, and not Pingora's pipeline
@@ -89,9 +100,12 @@
 //! endpoint its [`upstream::Standing`] (health, ejection, drain, load). A reload makes new pools over
 //! the same standings. [`sessions::Table`] keeps what cannot be in a session id because it comes
 //! later: the last use, and where the session moved. It is bounded and may be lost: the id is enough
-//! to serve a session. [`limits::State`] keeps what limits have counted, as long as their rules stay.
-//! to serve a session. [`catalog::Catalog`] keeps what the servers said they offer, and what single
-//! callers were shown beyond that; it is asked for again after every start.
+//! to serve a session. [`limits::State`] keeps what limits have counted and [`policy::State`] what
+//! combination rules remember, as long as their rules stay. [`catalog::Catalog`] keeps what the servers
+//! said they offer, and what single callers were shown beyond that; it is asked for again after every
+//! start. [`identity::Authorities`] keeps the keys of those who issue tokens, and what was found out
+//! about tokens, as long as the settings of their issuer stay the same. [`audit::Audit`] is the record
+//! of one process. [`snapshot::Lasting`] holds them together.
 //!
 //! # Modules
 //!
@@ -107,7 +121,7 @@
 //! | [`outbound`] | the gateway's own HTTP requests: limits of time, size and address |
 //! | [`identity`] | who is calling? |
 //! | [`limits`] | how much? Calls in a time, calls at once |
-//! | [`upstream`] | where does a call go? Pools, endpoints, the choice (`servers` in YAML) |
+//! | [`upstream`] | where does a call go? Pools, endpoints, the choice, and the servers' credentials (`servers` in YAML) |
 //! | [`sessions`] | which conversation? Session ids are sealed, not stored |
 //! | [`catalog`] | what does each server offer? Listed by the gateway itself, in the background |
 //! | [`policy`] | may they? Rules compiled to tables, conditions, combinations |

@@ -16,13 +16,12 @@ const TOKENS: usize = 8 * 1024;
 /// A token ends with its signature: nothing else in it is as random.
 const HASHED_BYTES: usize = 64;
 
-/// A token, byte for byte.
-type Token = Box<[u8]>;
-
 /// The tokens that were checked, by their bytes.
 pub(super) struct Verified {
-    tokens: Cache<Token, Arc<Entry>, Bytes, EndHash, DefaultLifecycle<Token, Arc<Entry>>>,
+    tokens: Cache<Box<[u8]>, Arc<Entry>, Bytes, EndHash, Lifecycle>,
 }
+
+type Lifecycle = DefaultLifecycle<Box<[u8]>, Arc<Entry>>;
 
 /// One token that was true.
 pub(super) struct Entry {
