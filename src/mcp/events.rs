@@ -140,7 +140,7 @@ impl EventScan {
     }
 
     /// Whether whole lines without data are all that is here of the event.
-    pub(super) fn is_before_data(&self) -> bool {
+    pub(super) fn precedes_payload(&self) -> bool {
         !self.has_data && matches!(self.line, Line::Name(0))
     }
 

@@ -81,7 +81,7 @@ impl ListEvents {
                 }
                 continue;
             }
-            let must_hold = over.is_none() && lists != Lists::No && !self.scan.is_before_data();
+            let must_hold = over.is_none() && lists != Lists::No && !self.scan.precedes_payload();
             if must_hold || lists == Lists::Yes {
                 out.extend_from_slice(&part[copied..begin]);
                 (copied, differs) = (at, true);
@@ -107,7 +107,7 @@ impl ListEvents {
                     differs = true;
                     out.append(&mut self.held);
                 }
-                self.is_released = over.is_none() && !self.scan.is_before_data();
+                self.is_released = over.is_none() && !self.scan.precedes_payload();
             }
             self.is_first &= over.is_none();
         }

@@ -199,6 +199,8 @@ async fn repeated_calls_are_counted() {
 async fn refusals_count_by_caller_and_tool() {
     let stage = Stage::mcp().await;
     stage.ask(&Message::call(1, "echo")).await;
+    // A tool has a label once a server answered a call of it, and the call was counted.
+    stage.gateway.metrics_with(r#"tool="echo"} 1"#).await;
     stage.ask(&Message::legacy_call(2, "echo", "unknown")).await;
     stage.gateway.metrics_with(r#"toolgate_calls_refused_total{caller="anonymous",reason="session_unknown",server="one",tool="echo"} 1"#).await;
 }

@@ -19,9 +19,9 @@ use std::time::Duration;
 use http::{HeaderName, HeaderValue};
 use tokio::time::timeout;
 
-use super::now_ms;
 use crate::config::{self, CredentialSource, WithoutToken};
 use crate::outbound::Outbound;
+use crate::upstream::now_ms;
 use ask::{Denied, ask_for};
 use callers::Callers;
 use kept::Kept;
