@@ -56,6 +56,7 @@ fn line() -> Line<'static> {
         status: 200,
         outcome: Outcome::Ok,
         reason: None,
+        rule: "",
         bytes_in: 180,
         bytes_out: 250,
         duration: Duration::from_micros(900),

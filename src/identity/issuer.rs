@@ -49,8 +49,8 @@ struct Attempts {
 /// Whether the keys may be fetched for the sake of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fetch {
-    /// The request may wait for it.
-    MayHelp,
+    /// The request may wait for the one after so many.
+    MayHelp(u64),
     /// They were fetched a moment ago.
     WasJustDone,
     /// Too many wait already.
@@ -99,27 +99,38 @@ impl Issuer {
         self.keys.load().as_deref().is_some_and(|keys| keys.number == number)
     }
 
-    /// Whether it helps to wait for a fetch. Whatever tokens ask for, the issuer is asked at most
-    /// once in its cool-down.
-    pub(super) fn fetch(&self, now: Instant) -> Fetch {
-        let cooling = |last: Instant| now < last + self.settings.jwks.cooldown;
-        if self.attempts.borrow().last.is_some_and(cooling) {
+    /// How often the keys were fetched so far; to be asked before a token is checked.
+    pub(super) fn fetches(&self) -> u64 {
+        self.attempts.borrow().count
+    }
+
+    /// Whether it helps to wait for a fetch, after a token was checked with what so many fetches have
+    /// brought. Whatever tokens ask for, the issuer is asked at most once in its cool-down.
+    pub(super) fn fetch(&self, fetches: u64, now: Instant) -> Fetch {
+        let attempts = *self.attempts.borrow();
+        if attempts.count == fetches && self.is_cooling(attempts, now) {
             return Fetch::WasJustDone;
         }
         match self.waiting.load(Ordering::Relaxed) < WAITING_MAX {
-            true => Fetch::MayHelp,
+            true => Fetch::MayHelp(fetches),
             false => Fetch::IsCrowded,
         }
     }
 
-    /// Waits until the next fetch has ended, and no longer than one may take.
-    pub(super) async fn fetched(&self) {
+    fn is_cooling(&self, attempts: Attempts, now: Instant) -> bool {
+        attempts.last.is_some_and(|last| now < last + self.settings.jwks.cooldown)
+    }
+
+    /// Waits until the fetch after so many has ended, and no longer than one may take.
+    pub(super) async fn fetched(&self, fetches: u64) {
         let _waiting = Waiting::new(&self.waiting);
         let mut attempts = self.attempts.subscribe();
-        let count = attempts.borrow_and_update().count;
+        if attempts.borrow_and_update().count > fetches {
+            return;
+        }
         self.is_asked.store(true, Ordering::Release);
         self.asked.notify_one();
-        let ended = attempts.wait_for(|attempts| attempts.count > count);
+        let ended = attempts.wait_for(|attempts| attempts.count > fetches);
         // Who waits in vain goes on with what there is.
         drop(timeout(self.settings.jwks.timeout + Duration::from_secs(1), ended).await);
     }
@@ -132,6 +143,10 @@ impl Issuer {
                     () = sleep_until(self.due()) => {}
                     () = self.asked.notified() => continue,
                 }
+            } else if self.is_cooling(*self.attempts.borrow(), Instant::now()) {
+                // Who asked has just missed the end of a fetch, and sees that it has ended.
+                self.is_asked.store(false, Ordering::Release);
+                continue;
             }
             self.refresh(outbound, metrics).await;
         }

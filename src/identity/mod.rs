@@ -97,8 +97,8 @@ pub struct Pending<'a> {
 }
 
 enum Question<'a> {
-    /// Are there other keys?
-    Keys(&'a Arc<Issuer>),
+    /// Are there other keys, after so many fetches of them?
+    Keys(&'a Arc<Issuer>, u64),
     /// What is this token worth?
     Worth,
 }
@@ -204,15 +204,16 @@ impl Identity {
         audience: &'a Audience,
         now_s: u64,
     ) -> Proof<'a> {
+        let fetches = issuer.fetches();
         let unproven = match self.find(issuer, token, signed, now_s) {
             Ok(entry) => return entry.vouched.at(audience).into(),
             Err(NotFound::False) => return Proof::Refused(Unproven::Invalid),
             Err(NotFound::KeyUnknown) => Unproven::Invalid,
             Err(NotFound::NoKeys) => Unproven::Unavailable,
         };
-        match issuer.fetch(Instant::now()) {
-            Fetch::MayHelp => {
-                let question = Question::Keys(issuer);
+        match issuer.fetch(fetches, Instant::now()) {
+            Fetch::MayHelp(fetches) => {
+                let question = Question::Keys(issuer, fetches);
                 Proof::Ask(Pending { identity: self, audience, token: token.into(), question })
             }
             Fetch::WasJustDone => Proof::Refused(unproven),
@@ -278,8 +279,8 @@ impl Pending<'_> {
     /// When the answer proves nobody, or does not come.
     pub async fn answer(self) -> Result<Arc<Caller>, Unproven> {
         match self.question {
-            Question::Keys(issuer) => {
-                issuer.fetched().await;
+            Question::Keys(issuer, fetches) => {
+                issuer.fetched(fetches).await;
                 let Read::Signed(signed) = Token::read(&self.token) else {
                     return Err(Unproven::Invalid);
                 };

@@ -126,6 +126,14 @@ impl Limits {
         Ok(permits)
     }
 
+    /// The same for a stream, which holds no place in flight: it would hold it for hours.
+    ///
+    /// # Errors
+    /// When a rate is used up; then the stream has taken nothing.
+    pub async fn admit_stream(&self, subject: &Subject<'_>) -> Result<(), Refused> {
+        self.take(&self.late, subject).await
+    }
+
     /// Takes from all rates or from none, and waits for the call's turn at each.
     async fn take(&self, rules: &[RateRule], subject: &Subject<'_>) -> Result<(), Refused> {
         if rules.is_empty() {

@@ -26,7 +26,9 @@ pub use list_events::{ListEvents, ListFault, Passed};
 pub use lists::{BrokenList, Listed, Shows, filter_list};
 pub use method::{Class, RoutingKey, well_known};
 pub use revision::{Era, Revision};
-pub use session::{error_code, list_changed, listening_over, log_level, params_of};
+pub use session::{
+    error_code, list_changed, listened_resources, listening_over, log_level, params_of,
+};
 pub use sse::data_of_events;
 pub use verdict::{Lists, MessageScan, Verdict};
 pub use violation::{HEADER_MISMATCH, Violation};

@@ -91,6 +91,16 @@ pub fn list_changed(era: Era, request: &[u8]) -> Vec<String> {
     told.collect()
 }
 
+/// The resources whose changes a listen request asks for; `None` if they cannot be read.
+pub fn listened_resources(request: &[u8]) -> Option<Vec<String>> {
+    let Listen { params, .. } = serde_json::from_slice(request).ok()?;
+    match &params.notifications["resourceSubscriptions"] {
+        Value::Null => Some(Vec::new()),
+        Value::Array(uris) => uris.iter().map(|uri| Some(uri.as_str()?.to_owned())).collect(),
+        _ => None,
+    }
+}
+
 /// The answer that ends a modern listen stream; `id` is that of its request, as it came.
 pub fn listening_over(id: &str) -> String {
     let about = format!(r#"{{"{SUBSCRIPTION_ID}":{id}}}"#);
@@ -99,7 +109,9 @@ pub fn listening_over(id: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{error_code, list_changed, listening_over, log_level, params_of};
+    use super::{
+        error_code, list_changed, listened_resources, listening_over, log_level, params_of,
+    };
     use crate::mcp::Era;
 
     #[test]
@@ -135,6 +147,20 @@ mod tests {
         let told = list_changed(Era::Modern, listen);
         let expected = r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed","params":{"_meta":{"io.modelcontextprotocol/subscriptionId":"L"}}}"#;
         assert_eq!(told, [expected]);
+    }
+
+    #[test]
+    fn the_resources_that_are_listened_to_are_read() {
+        let check = |notifications: &str, expected: Option<&[&str]>| {
+            let request = format!(r#"{{"id":1,"params":{{"notifications":{notifications}}}}}"#);
+            let read = listened_resources(request.as_bytes());
+            let expected = expected.map(|uris| uris.iter().map(|uri| (*uri).to_owned()).collect());
+            assert_eq!(read, expected, "{notifications}");
+        };
+        check(r#"{"toolsListChanged":true}"#, Some(&[]));
+        check(r#"{"resourceSubscriptions":["a:b","c:d"]}"#, Some(&["a:b", "c:d"]));
+        check(r#"{"resourceSubscriptions":"a:b"}"#, None);
+        check(r#"{"resourceSubscriptions":[1]}"#, None);
     }
 
     #[test]

@@ -1,18 +1,21 @@
 //! What lets a call in besides its identity: the policy, what was called before, the limits, and a
 //! place in the record. `request_filter` says in which order.
 
+use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
-use super::Gateway;
+use pingora::http::RequestHeader;
+
 use super::context::{Context, Ruling};
 use super::plan::{Exchange, Held, Shape};
 use super::refusal::Refusal;
+use super::{Gateway, Shared, strict};
 use crate::audit::Slot;
 use crate::catalog::Kind;
-use crate::identity::Caller;
+use crate::identity::{Caller, Credential, Method, Proof, Unproven};
 use crate::limits::{self, Permits};
-use crate::mcp::{Annotations, Call, Era, Listed, Shows};
+use crate::mcp::{self, Annotations, Call, Era, Listed, Shows};
 use crate::policy::{self, Asked, Combinations, Effect, Marks, Origin, Subject, Use};
 use crate::routes::Route;
 use crate::snapshot::Snapshot;
@@ -86,11 +89,11 @@ impl Gateway {
         caller: &Arc<Caller>,
         wish: Wish<'_>,
     ) -> Result<(), Refusal> {
-        let snapshot = Arc::clone(&ctx.snapshot);
-        let server = route.target.name();
-        if snapshot.policy.is_empty() {
+        if ctx.snapshot.policy.is_empty() {
             return Ok(());
         }
+        let snapshot = Arc::clone(&ctx.snapshot);
+        let server = route.target.name();
         let seen = kind_of(wish.subject).map(|(kind, name)| {
             let seen = route.listed.seen_by(caller.fingerprint(), now_ms());
             (seen, kind, name)
@@ -126,9 +129,73 @@ impl Gateway {
             }
         }
         if Listed::of_method(wish.method).is_some() || wish.method == "GET" {
-            ctx.shows = Permitted::unless_all(&snapshot, route, caller, ctx.record.client);
+            ctx.shows = Permitted::unless_all(&self.shared, &snapshot, route, caller, ctx);
         }
         Ok(())
+    }
+
+    /// A listen request also subscribes: to each resource that it names, as `resources/subscribe` would.
+    pub(super) fn authorize_listening(
+        &self,
+        ctx: &mut Context,
+        route: &Route,
+        caller: &Arc<Caller>,
+        body: &[u8],
+    ) -> Result<(), Refusal> {
+        if ctx.snapshot.policy.is_empty() {
+            return Ok(());
+        }
+        let era = Era::Modern;
+        let Some(uris) = mcp::listened_resources(body) else {
+            return Err(Refusal::hidden(Subject::Resource(""), era));
+        };
+        for uri in &uris {
+            let (method, subject) = ("resources/subscribe", Subject::Resource(uri));
+            self.authorize(ctx, route, caller, Wish { method, subject, arguments: None, era })?;
+        }
+        Ok(())
+    }
+
+    /// Whether the configuration in force would still let the caller of a stream in. It began under
+    /// another one.
+    pub(super) fn is_welcome(&self, head: &RequestHeader, ctx: &Context) -> bool {
+        let current = self.snapshot();
+        if Arc::ptr_eq(&current, &ctx.snapshot) {
+            return true;
+        }
+        let (Some(caller), Some(began)) = (&ctx.record.caller, &ctx.record.route) else {
+            return true;
+        };
+        let Some(route) = current.routes.find(&began.path) else { return false };
+        // A certificate is the connection's, and was checked when it was opened.
+        let proven = match caller.method() {
+            Method::Certificate => Arc::clone(caller),
+            _ => {
+                let authorization = strict::credential(&head.headers);
+                let credential = Credential { authorization, certificate: None };
+                let now = SystemTime::now();
+                match current.identity.authenticate(credential, &route.audience, now) {
+                    Proof::Known(proven) => proven,
+                    Proof::Refused(Unproven::Missing | Unproven::Invalid) => return false,
+                    // Whoever is away now vouched for it when the stream began.
+                    Proof::Refused(Unproven::Unavailable) | Proof::Ask(_) => Arc::clone(caller),
+                }
+            }
+        };
+        let decision = current.policy.authorize(&Asked {
+            caller: &proven,
+            server: route.target.name(),
+            method: &ctx.record.method,
+            subject: Subject::Method,
+            annotations: None,
+            arguments: None,
+            client: ctx.record.client,
+        });
+        let server = route.target.name();
+        // A stream that began without a filter cannot get one now.
+        let may_see = ctx.shows.is_some()
+            || current.policy.listing(&proven, server, ctx.record.client).is_open();
+        proven.digest() == caller.digest() && decision.effect == Effect::Allowed && may_see
     }
 
     /// May they, after what they did before? From here on the call counts for others.
@@ -140,8 +207,7 @@ impl Gateway {
         wish: Wish<'_>,
         held: Option<&Held>,
     ) -> Result<(), Refusal> {
-        let snapshot = Arc::clone(&ctx.snapshot);
-        let combinations: &Combinations = &snapshot.combinations;
+        let combinations: &Combinations = &ctx.snapshot.combinations;
         let Some(tool) = wish.tool().filter(|_| !combinations.is_empty()) else { return Ok(()) };
         let is_declared = route.listed.offer().find(Kind::Tools, tool).is_some();
         let used = Use {
@@ -161,9 +227,14 @@ impl Gateway {
                 ctx.admission.marks = marks;
                 Ok(())
             }
-            Err(policy::Refused::Combination(rule) | policy::Refused::Full(rule)) => {
+            Err(policy::Refused::Combination(rule)) => {
                 ctx.record.ruling.rule = Some(rule);
                 Err(Reason::CombinationForbidden.into())
+            }
+            Err(policy::Refused::Full(rule)) => {
+                self.lasting.metrics.policy.marks_full.inc();
+                ctx.record.ruling.rule = Some(rule);
+                Err(Reason::CombinationFull.into())
             }
         }
     }
@@ -175,10 +246,10 @@ impl Gateway {
         route: &Route,
         caller: &Caller,
     ) -> Result<(), Refusal> {
-        let snapshot = Arc::clone(&ctx.snapshot);
-        if snapshot.limits.is_empty() {
+        if ctx.snapshot.limits.is_empty() {
             return Ok(());
         }
+        let snapshot = Arc::clone(&ctx.snapshot);
         let subject = subject(ctx, route, caller);
         let began = Instant::now();
         let admitted = snapshot.limits.admit_early(&subject).await;
@@ -195,10 +266,10 @@ impl Gateway {
         wish: Wish<'_>,
         (shape, held): (Shape, Option<&Held>),
     ) -> Result<(), Refusal> {
-        let snapshot = Arc::clone(&ctx.snapshot);
-        if snapshot.limits.is_empty() {
+        if ctx.snapshot.limits.is_empty() {
             return Ok(());
         }
+        let snapshot = Arc::clone(&ctx.snapshot);
         let key = held.map(Held::key);
         let subject = limits::Subject {
             tool: wish.tool(),
@@ -206,13 +277,14 @@ impl Gateway {
             ..subject(ctx, route, caller)
         };
         let began = Instant::now();
-        let admitted = snapshot.limits.admit(&subject).await;
+        let admitted = match shape.exchange {
+            Exchange::Stream => {
+                snapshot.limits.admit_stream(&subject).await.map(|()| Permits::default())
+            }
+            _ => snapshot.limits.admit(&subject).await,
+        };
         ctx.record.note_queued(began.elapsed());
-        let permits = admitted.map_err(|refused| limited(ctx, &refused))?;
-        // A stream is not a call that runs: it would hold its places for hours.
-        if shape.exchange != Exchange::Stream {
-            ctx.admission.permits = permits;
-        }
+        ctx.admission.permits = admitted.map_err(|refused| limited(ctx, &refused))?;
         Ok(())
     }
 
@@ -250,32 +322,29 @@ fn kind_of(subject: Subject<'_>) -> Option<(Kind, &str)> {
     }
 }
 
-/// What one caller sees in the lists of a server.
+/// What one caller sees in the lists of a server, by the policy in force when a list passes.
 struct Permitted {
-    snapshot: Arc<Snapshot>,
+    shared: Arc<Shared>,
     caller: Arc<Caller>,
     server: Box<str>,
-    client: Option<std::net::IpAddr>,
+    client: Option<IpAddr>,
 }
 
 impl Permitted {
     /// `None` where everything may be seen, so that lists pass untouched.
     fn unless_all(
-        snapshot: &Arc<Snapshot>,
+        shared: &Arc<Shared>,
+        snapshot: &Snapshot,
         route: &Route,
         caller: &Arc<Caller>,
-        client: Option<std::net::IpAddr>,
+        ctx: &Context,
     ) -> Option<Arc<dyn Shows>> {
-        let server = route.target.name();
+        let (server, client) = (route.target.name(), ctx.record.client);
         if snapshot.policy.listing(caller, server, client).is_open() {
             return None;
         }
-        Some(Arc::new(Self {
-            snapshot: Arc::clone(snapshot),
-            caller: Arc::clone(caller),
-            server: server.into(),
-            client,
-        }))
+        let (shared, caller) = (Arc::clone(shared), Arc::clone(caller));
+        Some(Arc::new(Self { shared, caller, server: server.into(), client }))
     }
 }
 
@@ -287,7 +356,8 @@ impl Shows for Permitted {
             Listed::Resource => policy::Listed::Resource,
             Listed::Template => policy::Listed::Template,
         };
-        let listing = self.snapshot.policy.listing(&self.caller, &self.server, self.client);
+        let snapshot = self.shared.snapshot();
+        let listing = snapshot.policy.listing(&self.caller, &self.server, self.client);
         listing.shows(listed, name, annotations)
     }
 }

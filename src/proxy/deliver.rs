@@ -186,7 +186,7 @@ impl Gateway {
         let (part, fault) = filter.pass(part);
         if !part.is_empty() {
             watch.saw(&part);
-            self.heard_of_changes(forward, watch);
+            self.heard_of_changes(ctx, forward, watch);
             note_use(ctx, forward, &part);
             ctx.record.bytes_out += part.len() as u64;
             let began = Instant::now();

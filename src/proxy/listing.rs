@@ -73,8 +73,8 @@ impl Context {
     /// Whether the answer is a list that must be filtered before its head can be sent.
     pub(super) fn must_hold_list(&self, head: &UpstreamHead) -> bool {
         self.shows.is_some()
-            && Listed::of_method(&self.record.method).is_some()
-            && (!head.is_event_stream() || is_coded(head))
+            && (is_coded(head)
+                || (Listed::of_method(&self.record.method).is_some() && !head.is_event_stream()))
     }
 
     fn list_bytes_max(&self) -> usize {
@@ -205,10 +205,12 @@ impl Gateway {
     }
 
     /// A server said that some of its lists have changed.
-    pub(super) fn heard_of_changes(&self, forward: &Forward, watch: &mut BodyWatch) {
+    pub(super) fn heard_of_changes(&self, ctx: &Context, forward: &Forward, watch: &mut BodyWatch) {
         for listed in watch.take_changed().iter() {
             self.lasting.metrics.list_changed(forward.pool.name(), listed.as_str());
-            self.lasting.catalog.of(forward.pool.name()).changed();
+            if let Some(route) = &ctx.record.route {
+                route.listed.changed();
+            }
         }
     }
 }

@@ -42,6 +42,10 @@ impl Gateway {
             if let Some(reason) = record.reason {
                 self.lasting.metrics.count_detail(labels, CallDetail::Refused(reason));
             }
+            if let Some((outcome, rule)) = &record.ruling.shadow {
+                let rule = rule.as_deref().unwrap_or_default();
+                self.lasting.metrics.policy.shadowed(rule, outcome.as_str());
+            }
             if let Verdict::Error(code) = record.verdict {
                 self.lasting.metrics.count_detail(labels, CallDetail::rpc_error(code));
             }
@@ -67,6 +71,7 @@ impl Gateway {
             status: record.status,
             outcome,
             reason: record.reason,
+            rule: record.limit.as_deref().or(record.ruling.rule.as_deref()).unwrap_or_default(),
             bytes_in: record.bytes_in,
             bytes_out: record.bytes_out,
             duration,

@@ -150,6 +150,7 @@ impl Shared {
         self.connections.sweep();
         self.lasting.limits.sweep();
         self.lasting.marks.sweep(now_ms());
+        self.lasting.metrics.policy.marks.set(self.lasting.marks.len() as i64);
     }
 
     /// The record of what happens, if there is one.

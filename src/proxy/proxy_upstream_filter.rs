@@ -49,7 +49,12 @@ impl Gateway {
     ) -> pingora::Result<()> {
         match self.pump(session, ctx, forward).await {
             End::Complete => Ok(()),
-            End::Refused(refusal) => answer::refuse(session, ctx, &refusal).await,
+            End::Refused(refusal) => {
+                if ctx.record.id.is_none() {
+                    ctx.record.id = forward.reply_id();
+                }
+                answer::refuse(session, ctx, &refusal).await
+            }
             End::Cut => Error::e_explain(ErrorType::ConnectionClosed, "answer cut short"),
         }
     }

@@ -87,6 +87,7 @@ fn row(reason: Reason) -> (u16, i32, &'static str) {
         Reason::PolicyForbidden => (403, 403, "not allowed"),
         Reason::ScopeMissing => (403, 403, "a scope is missing"),
         Reason::CombinationForbidden => (403, 403, "not allowed after what was called before"),
+        Reason::CombinationFull => (503, 503, "what is called cannot be remembered now"),
         Reason::StreamsFull => (503, 503, "too many streams"),
         Reason::EndpointNone => (503, 503, "no endpoint is available"),
         Reason::EndpointBusy => (503, 503, "the server has too much to do"),

@@ -36,10 +36,10 @@ impl Gateway {
         session: &mut Session,
         ctx: &mut Context,
     ) -> Result<Plan, Refusal> {
+        self.admit_address(ctx)?;
         self.reserve_record(ctx).await?;
         strict::check(session.req_header()).map_err(malformed)?;
         self.check_host_and_origin(session, ctx)?;
-        self.admit_address(ctx)?;
         if let Some(metadata) = find_metadata(session, ctx)? {
             return Ok(metadata);
         }
@@ -137,6 +137,9 @@ impl Gateway {
         let shape = shape(&call, &route.target);
         let (wish, held) = (Wish::of(&call), placement.held());
         self.authorize(ctx, route, caller, wish)?;
+        if call.kind == Kind::Request(Class::Listen) {
+            self.authorize_listening(ctx, route, caller, &body)?;
+        }
         self.remember_use(ctx, route, caller, wish, held)?;
         self.admit(ctx, route, caller, wish, (shape, held)).await?;
         drop(call);

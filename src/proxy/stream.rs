@@ -157,6 +157,9 @@ impl Gateway {
             tokio::time::sleep(Duration::from_millis(fastrand::u64(..SPREAD_MS))).await;
             return Heeded::End(farewell(forward));
         }
+        if !self.is_welcome(session.req_header(), ctx) {
+            return Heeded::End(farewell(forward));
+        }
         let leads_elsewhere = self.leads_elsewhere(ctx, forward);
         let now = forward.pool.changes();
         if now != *changes || leads_elsewhere {

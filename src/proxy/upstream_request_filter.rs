@@ -149,10 +149,15 @@ fn is_forwarded(name: &str) -> bool {
             | "forwarded"
             | "x-real-ip"
             | "x-request-id"
+            | "x-http-method-override"
+            | "client-cert"
+            | "client-cert-chain"
             | "accept-encoding"
             | MCP_SESSION_ID
     ) && !name.starts_with("x-forwarded-")
         && !name.starts_with("x-toolgate-")
+        && !name.starts_with("x-ssl-client")
+        && !name.starts_with("x-client-cert")
         && !name.starts_with("sec-")
         && !name.starts_with("access-control-")
 }
@@ -169,6 +174,8 @@ mod tests {
             "x-forwarded-for",
             "x-forwarded-client-cert",
             "x-toolgate-caller",
+            "client-cert",
+            "x-ssl-client-cert",
             "mcp-session-id",
             "transfer-encoding",
             "origin",

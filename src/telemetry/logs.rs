@@ -13,6 +13,10 @@ use super::{Outcome, Reason, clock};
 /// A thread's unwritten lines beyond this are lost and counted: a blocked log must not eat memory.
 /// It holds what a worker writes at 200 000 requests a second until the next flush.
 const BACKLOG_BYTES_MAX: usize = 8 << 20;
+/// Methods are shortened beyond this; no specified one is as long.
+const METHOD_BYTES_MAX: usize = 128;
+/// Names and URIs are shortened beyond this.
+const TARGET_BYTES_MAX: usize = 1024;
 /// How long a line may wait to be written.
 const FLUSH_EVERY: Duration = Duration::from_millis(100);
 
@@ -63,6 +67,8 @@ pub struct Line<'a> {
     pub outcome: Outcome,
     /// Why, when the gateway said no.
     pub reason: Option<Reason>,
+    /// The policy's rule that decided, or the limit that refused.
+    pub rule: &'a str,
     /// Body bytes from the client.
     pub bytes_in: u64,
     /// Body bytes to the client.
@@ -169,10 +175,11 @@ fn write_json(out: &mut Vec<u8>, line: &Line<'_>) {
         (",\"server\":", line.server),
         (",\"endpoint\":", line.endpoint),
         (",\"caller\":", line.caller),
-        (",\"method\":", line.method),
-        (",\"target\":", line.target),
+        (",\"method\":", shortened(line.method, METHOD_BYTES_MAX)),
+        (",\"target\":", shortened(line.target, TARGET_BYTES_MAX)),
         (",\"outcome\":", line.outcome.as_str()),
         (",\"reason\":", line.reason.map_or("", Reason::as_str)),
+        (",\"rule\":", line.rule),
     ];
     for (key, value) in texts {
         if !value.is_empty() {
@@ -210,15 +217,20 @@ fn write_text(out: &mut Vec<u8>, line: &Line<'_>) {
     out.drain(start..start + 11);
     out.truncate(start + 12);
     let what = if line.method.is_empty() { line.verb } else { line.method };
+    let what = shortened(what, METHOD_BYTES_MAX).escape_debug();
     push(out, format_args!("  {} {:<4} {what}", line.status, line.outcome.as_str()));
     if !line.target.is_empty() {
-        push(out, format_args!(" {}", line.target.escape_debug()));
+        let target = shortened(line.target, TARGET_BYTES_MAX).escape_debug();
+        push(out, format_args!(" {target}"));
     }
     if !line.endpoint.is_empty() {
         push(out, format_args!("  -> {} {}", line.server, line.endpoint));
     }
     if let Some(reason) = line.reason {
         push(out, format_args!("  ({})", reason.as_str()));
+        if !line.rule.is_empty() {
+            push(out, format_args!(" by {}", line.rule));
+        }
     }
     if let Some([a, b, ..]) = line.session {
         push(out, format_args!("  session {a:02x}{b:02x}"));
@@ -227,10 +239,15 @@ fn write_text(out: &mut Vec<u8>, line: &Line<'_>) {
         push(out, format_args!(" moved ({moved})"));
     }
     if !line.caller.is_empty() {
-        push(out, format_args!("  by {}", line.caller));
+        push(out, format_args!("  by {}", line.caller.escape_debug()));
     }
     let (total, overhead) = (line.duration.as_secs_f64() * 1e3, micros(line.overhead));
     push(out, format_args!("  {total:.1} ms (gateway {overhead} us)\n"));
+}
+
+/// The beginning of a text that a client chose.
+fn shortened(text: &str, bytes_max: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes_max)]
 }
 
 fn write_json_string(out: &mut Vec<u8>, text: &str) {
@@ -291,6 +308,7 @@ mod tests {
             status: 502,
             outcome: Outcome::Failed,
             reason: Some(Reason::EndpointBroken),
+            rule: "",
             bytes_in: 0,
             bytes_out: 1_234_567,
             duration: Duration::from_micros(1_500),

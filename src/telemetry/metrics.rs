@@ -16,7 +16,7 @@ use super::configuration::Configuration;
 use super::routes::RouteFamilies;
 use super::{
     AuditMetrics, CatalogMetrics, CredentialMetrics, EndpointMetrics, IdentityMetrics,
-    LimitMetrics, Reason, RouteMetrics, SessionMetrics,
+    LimitMetrics, PolicyMetrics, Reason, RouteMetrics, SessionMetrics,
 };
 use crate::mcp::well_known;
 
@@ -101,6 +101,8 @@ pub struct Metrics {
     pub catalog: CatalogMetrics,
     /// Endpoints, and what finds them.
     pub endpoints: EndpointMetrics,
+    /// The policy: rules in shadow, and what combinations remember.
+    pub policy: PolicyMetrics,
     /// Limits: what they refused, and how many keys they count.
     pub limits: LimitMetrics,
     configuration: Configuration,
@@ -200,6 +202,7 @@ impl Metrics {
             ),
             catalog: CatalogMetrics::new(&registry),
             endpoints: EndpointMetrics::new(&registry),
+            policy: PolicyMetrics::new(&registry),
             limits: LimitMetrics::new(&registry),
             configuration: Configuration::new(&registry),
             series: papaya::HashMap::new(),

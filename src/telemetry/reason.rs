@@ -39,14 +39,14 @@ reasons! {
     HeadTooLarge => "head_too_large",
     /// The head of a request did not arrive in time.
     HeadTimeout => "head_timeout",
+    /// Too many requests came from the client's address.
+    AddressLimited => "address_limited",
+    /// The record of calls takes no more, and no call may run without one.
+    AuditFull => "audit_full",
     /// `Host` names nobody served here.
     HostRefused => "host_refused",
     /// `Origin` is not allowed.
     OriginRefused => "origin_refused",
-    /// The record of calls takes no more, and no call may run without one.
-    AuditFull => "audit_full",
-    /// Too many requests came from the client's address.
-    AddressLimited => "address_limited",
     /// No route has this path.
     RouteUnknown => "route_unknown",
     /// The route does not serve this HTTP method.
@@ -91,6 +91,8 @@ reasons! {
     ScopeMissing => "scope_missing",
     /// What was called before rules this call out.
     CombinationForbidden => "combination_forbidden",
+    /// One more use of a labelled tool cannot be remembered.
+    CombinationFull => "combination_full",
     /// The process holds as many streams as it may.
     StreamsFull => "streams_full",
     /// No endpoint of the server can take the call.
