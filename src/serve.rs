@@ -20,7 +20,7 @@ use pingora::server::{
 use pingora::services::background::background_service;
 use pingora::services::listening::Service;
 use pingora::services::{ServiceReadyNotifier, ServiceWithDependents};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
 use crate::admin::{self, Api, Guard, Operators, Probes, Reload};
@@ -171,7 +171,7 @@ fn serve(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let lived = runtime.block_on(async {
         let signals = Signals::listen()?;
-        let mut rotate = signal(SignalKind::user_defined1())?;
+        let rotate = signal(SignalKind::user_defined1())?;
         let (alive, dead) = oneshot::channel::<()>();
         let shutdown_signal = Box::new(Refusing(Arc::clone(lifecycle)));
         thread::Builder::new().name("pingora".to_owned()).spawn(move || {
@@ -193,25 +193,34 @@ fn serve(
             }
             std::future::pending().await
         };
-        let rotating = async {
-            // Whoever keeps the files has moved them away.
-            while rotate.recv().await.is_some() {
-                if let Some(audit) = shared.audit() {
-                    audit.rotate();
-                }
-            }
-            std::future::pending().await
-        };
         tokio::select! {
             biased;
             () = signals.obey(lifecycle, handover, settings.runtime.grace) => Ok(()),
             _ = dead => Err(Failure::Ended),
             () = living => Ok(()),
-            () = rotating => Ok(()),
+            () = keep_record(shared, rotate) => Ok(()),
         }
     });
     runtime.shutdown_background();
     lived
+}
+
+/// Records that the process drains, and begins new files where whoever keeps them asks for it.
+async fn keep_record(shared: &Shared, mut rotate: Signal) {
+    let draining = async {
+        shared.lifecycle().draining().await;
+        shared.record_drain();
+        std::future::pending::<()>().await;
+    };
+    let rotating = async {
+        while rotate.recv().await.is_some() {
+            if let Some(audit) = shared.audit() {
+                audit.rotate();
+            }
+        }
+        std::future::pending::<()>().await;
+    };
+    tokio::join!(draining, rotating);
 }
 
 fn share(settings: &Settings, lifecycle: &Arc<Lifecycle>) -> io::Result<Shared> {

@@ -78,8 +78,8 @@ impl Audit {
         config_digest: &str,
         metrics: &AuditMetrics,
     ) -> io::Result<Arc<Self>> {
-        let (records, bytes) = (settings.queue_records_max, settings.queue_bytes_max);
-        let (queue, received) = Queue::new(settings.when_full, records, bytes, metrics.clone());
+        let (share, bytes) = (settings.place_bytes(), settings.queue_bytes_max);
+        let (queue, received) = Queue::new(settings.when_full, share, bytes, metrics.clone());
         let orders = Arc::new(Orders::default());
         let chain = Chain::new(fastrand::u128(..).to_be_bytes(), instance());
         let writer = Writer::new(
@@ -119,8 +119,8 @@ impl Audit {
         self.queue.wake();
     }
 
-    /// Ends the chain with what was recorded so far; later records are lost. Returns when all of it
-    /// is written, or the time is over.
+    /// Ends the chain with what was recorded so far, and with the number of requests that hold a slot
+    /// and come too late. Returns when all of it is written, or the time is over.
     pub fn close(&self, limit: Duration) {
         *self.orders.until.lock() = Some(Instant::now() + limit);
         self.queue.close();

@@ -12,8 +12,6 @@ use super::record::{Event, Record};
 use crate::config::WhenFull;
 use crate::telemetry::AuditMetrics;
 
-/// No record is shorter, so no more than this share of the room is counted for one.
-const SHARE_BYTES_MIN: usize = 256;
 /// Emptied buffers that wait to be used again, and the largest that is worth keeping.
 const SPARE_MAX: usize = 4096;
 const SPARE_BYTES_MAX: usize = 8 * 1024;
@@ -41,6 +39,9 @@ pub(super) struct Queue {
     items: Sender<Item>,
     spares: (Sender<Vec<u8>>, Receiver<Vec<u8>>),
     lost: AtomicU64,
+    /// Requests that hold a slot, whatever `when_full` says. One whose record comes too late stays
+    /// among them.
+    open: AtomicU64,
     closed: AtomicBool,
     /// Whether the writer waits for a sink to recover, so that waking it is of no use.
     pub(super) stalled: AtomicBool,
@@ -57,19 +58,20 @@ pub(super) struct Queue {
 pub struct Slot {
     queue: Arc<Queue>,
     held: i64,
+    /// Whether its record came when nobody took any more.
+    is_late: bool,
 }
 
 impl Queue {
     pub(super) fn new(
         when_full: WhenFull,
-        records_max: usize,
+        share_bytes: usize,
         bytes_max: usize,
         metrics: AuditMetrics,
     ) -> (Arc<Self>, Receiver<Item>) {
         let (items, received) = unbounded();
         let bytes_max = i64::try_from(bytes_max).unwrap_or(i64::MAX / 2);
-        let records_max = i64::try_from(records_max).unwrap_or(i64::MAX).max(1);
-        let share = (bytes_max / records_max).max(SHARE_BYTES_MIN as i64);
+        let share = i64::try_from(share_bytes).unwrap_or(i64::MAX / 2);
         let queue = Self {
             when_full,
             room: AtomicI64::new(bytes_max),
@@ -78,6 +80,7 @@ impl Queue {
             items,
             spares: bounded(SPARE_MAX),
             lost: AtomicU64::new(0),
+            open: AtomicU64::new(0),
             closed: AtomicBool::new(false),
             stalled: AtomicBool::new(false),
             writer: OnceLock::new(),
@@ -103,7 +106,8 @@ impl Queue {
                 self.share
             }
         };
-        Ok(Slot { queue: Arc::clone(self), held })
+        self.open.fetch_add(1, Ordering::SeqCst);
+        Ok(Slot { queue: Arc::clone(self), held, is_late: false })
     }
 
     #[cold]
@@ -119,11 +123,13 @@ impl Queue {
 
     /// Adds a record that holds no place yet; without room it is lost, and counted.
     pub(super) fn add(&self, record: &Record<'_>) {
-        self.write(0, record);
+        if !self.write(0, record) {
+            self.lose();
+        }
     }
 
-    /// Adds a record for which room is held.
-    fn write(&self, held: i64, record: &Record<'_>) {
+    /// Adds a record for which this room is held; whether it is in.
+    fn write(&self, held: i64, record: &Record<'_>) -> bool {
         let mut body = self.spares.1.try_recv().unwrap_or_default();
         record.write(&mut body, SystemTime::now());
         let weight = self.weight(body.len());
@@ -141,12 +147,17 @@ impl Queue {
             self.metrics.queue.inc();
             // The queue holds both ends of its channel, or the writer does: there is one.
             self.items.send(Item { event: record.event, body }).ok();
-            return;
+            return true;
         }
         if is_in {
             self.free(weight);
         }
         self.unpack(body);
+        false
+    }
+
+    /// A record found no room.
+    fn lose(&self) {
         self.lost.fetch_add(1, Ordering::Relaxed);
         self.metrics.lost("all").inc();
     }
@@ -197,6 +208,11 @@ impl Queue {
         self.lost.swap(0, Ordering::Relaxed)
     }
 
+    /// How many requests have not written their record yet, or came too late with it.
+    pub(super) fn open(&self) -> u64 {
+        self.open.load(Ordering::SeqCst)
+    }
+
     /// Whoever writes is woken by this from now on.
     pub(super) fn written_by(&self, writer: Thread) {
         self.writer.get_or_init(|| writer);
@@ -223,12 +239,23 @@ impl Slot {
     /// Records what happened. Never waits.
     pub fn write(mut self, record: &Record<'_>) {
         let held = std::mem::take(&mut self.held);
-        self.queue.write(held, record);
+        if self.queue.write(held, record) {
+            return;
+        }
+        if self.queue.is_closed() {
+            // The chain's end tells of it among those that are still open.
+            self.is_late = true;
+        } else {
+            self.queue.lose();
+        }
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
+        if !self.is_late {
+            self.queue.open.fetch_sub(1, Ordering::SeqCst);
+        }
         if self.held > 0 {
             self.queue.free(self.held);
         }

@@ -94,8 +94,6 @@ pub enum Ending {
     Failed,
     /// The client left first.
     Cancelled,
-    /// The stream was cut at its end of life, or by a move.
-    Cut,
 }
 
 /// What a call is about.
@@ -140,14 +138,14 @@ pub struct Record<'a> {
     pub route: &'a str,
     /// The server's name.
     pub server: &'a str,
-    /// The tool as the server names it, where that differs.
-    pub server_tool: &'a str,
     /// The endpoint's URL.
     pub endpoint: &'a str,
     /// What was decided.
     pub verdict: Option<Verdict>,
     /// Why, as one of the closed list of reasons.
     pub reason: &'a str,
+    /// Why the policy decided as it did, as one of its own closed list of reasons.
+    pub policy_reason: &'a str,
     /// The rule that decided.
     pub rule: &'a str,
     /// What a rule in shadow mode would have decided, and its name.
@@ -199,7 +197,6 @@ impl Ending {
             Self::Refused => "refused",
             Self::Failed => "failed",
             Self::Cancelled => "cancelled",
-            Self::Cut => "cut",
         }
     }
 }
@@ -222,10 +219,10 @@ impl Record<'_> {
             rpc_id: "",
             route: "",
             server: "",
-            server_tool: "",
             endpoint: "",
             verdict: None,
             reason: "",
+            policy_reason: "",
             rule: "",
             shadow: None,
             limit: "",
@@ -285,7 +282,6 @@ impl Record<'_> {
         object.text("jsonrpc.request.id", self.rpc_id, ID_BYTES_MAX);
         object.text("http.route", self.route, URI_BYTES_MAX);
         object.text("gateway.server", self.server, NAME_BYTES_MAX);
-        object.text("gateway.server.tool", self.server_tool, NAME_BYTES_MAX);
         object.text("gateway.endpoint", self.endpoint, URI_BYTES_MAX);
         object.text("subject", self.subject, URI_BYTES_MAX);
         object.text("outcome", self.outcome, URI_BYTES_MAX);
@@ -294,13 +290,14 @@ impl Record<'_> {
     fn write_decision(&self, object: &mut Object<'_>) {
         object.word("decision", self.verdict.map_or("", Verdict::as_str));
         object.text("reason", self.reason, NAME_BYTES_MAX);
+        object.word("policy.reason", self.policy_reason);
         object.text("rule", self.rule, NAME_BYTES_MAX);
         if let Some((verdict, rule)) = self.shadow {
             object.word("shadow.decision", verdict.as_str());
             object.text("shadow.rule", rule, NAME_BYTES_MAX);
         }
         object.text("limit", self.limit, NAME_BYTES_MAX);
-        object.text("credential", self.credential, NAME_BYTES_MAX);
+        object.word("credential", self.credential);
     }
 
     fn write_result(&self, object: &mut Object<'_>) {

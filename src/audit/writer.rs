@@ -241,12 +241,25 @@ impl Writer {
         }
     }
 
-    /// The last record, so that the end of the chain can be told from a cut.
+    /// The last records: what is missing because its requests had not ended, and that the chain ends
+    /// here, which so can be told from a cut.
     fn end(mut self) {
+        let lost = self.queue.take_lost();
+        if lost > 0 {
+            self.own(Event::RecordsLost, |object| object.number("count", lost));
+        }
+        let open = self.queue.open();
+        if open > 0 {
+            self.metrics.lost("all").inc_by(open);
+            self.own(Event::RecordsLost, |object| {
+                object.number("count", open);
+                object.word("reason", "unfinished");
+            });
+        }
         self.own(Event::AuditClosed, |_| {});
         while !self.write() {
             if self.must_end() {
-                return self.give_up();
+                return self.leave(open + lost);
             }
             self.stall(RETRY_MIN);
         }
@@ -260,9 +273,16 @@ impl Writer {
     }
 
     /// Nothing more can be done for what is left; the chain stays open and shows it.
-    fn give_up(mut self) {
+    fn give_up(self) {
+        let open = self.queue.open();
+        self.metrics.lost("all").inc_by(open);
+        self.leave(open);
+    }
+
+    /// Leaves behind what no sink took, and as many records as were lost already and are nowhere told.
+    fn leave(mut self, untold: u64) {
         let left = self.received.try_iter().count() as u64 + self.batch.records;
-        let lost = left + self.queue.take_lost();
+        let lost = left + untold + self.queue.take_lost();
         self.metrics.lost("all").inc_by(left);
         tracing::error!(records = lost, "the audit record could not be finished");
         self.outputs.iter_mut().for_each(|output| output.sink.close(Duration::ZERO));

@@ -29,6 +29,8 @@ const REDACT: &[&str] = &[
 ];
 /// A room for fewer bytes than this holds no record with all that it may say.
 const QUEUE_BYTES_MIN: usize = 64 * 1024;
+/// No record is shorter, so no less of the room is counted for one.
+const PLACE_BYTES_MIN: usize = 256;
 
 /// What becomes of the record of what happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -245,11 +247,27 @@ impl Default for Audit {
     }
 }
 
+impl Audit {
+    /// The bytes of the room that a place for one record takes.
+    pub fn place_bytes(&self) -> usize {
+        (self.queue_bytes_max / self.queue_records_max.max(1)).max(PLACE_BYTES_MIN)
+    }
+
+    /// How many records, whatever they say, the room has a place for.
+    fn places(&self) -> usize {
+        self.queue_bytes_max / self.place_bytes()
+    }
+}
+
 impl AuditText {
-    pub(super) fn check(self, reading: &mut Reading<'_>) -> Audit {
+    /// The record of a gateway that may hold `streams_max` streams open, each with its place.
+    pub(super) fn check(self, streams_max: usize, reading: &mut Reading<'_>) -> Audit {
         let Self { sinks, arguments, redact, arguments_bytes_max, when_full, queue } = self;
         let default = Audit::default();
+        let problems_before = reading.problems.len();
         let sinks = check_sinks(sinks, when_full.as_given(), reading);
+        let holding = when_full.as_given().filter(|given| given.value != WhenFull::Drop);
+        let holding = holding.map(|given| given.place);
         let redact = redact.value().map(|keys| {
             let keys = keys.into_iter().filter_map(Field::value);
             keys.map(|key| key.to_lowercase()).collect()
@@ -262,7 +280,7 @@ impl AuditText {
             }
             (records.value().map(Count::size), bytes.value().map(|bytes| bytes.0))
         });
-        Audit {
+        let audit = Audit {
             sinks,
             arguments: arguments.or(default.arguments),
             redact: redact.unwrap_or(default.redact),
@@ -272,7 +290,18 @@ impl AuditText {
             when_full: when_full.or(default.when_full),
             queue_records_max: records.unwrap_or(default.queue_records_max),
             queue_bytes_max: bytes.unwrap_or(default.queue_bytes_max),
+        };
+        // A room that is wrong by itself says nothing of streams.
+        let holding = holding.filter(|_| reading.problems.len() == problems_before);
+        let places = audit.places();
+        if let Some(place) = holding.filter(|_| places <= streams_max) {
+            let message = format!(
+                "{streams_max} open streams would hold each of the {places} places for a record, and nothing else would run"
+            );
+            let hint = "raise `queue` (records, with 256 bytes and more for each), or lower `runtime.streams_max`";
+            reading.problem(place, message, hint);
         }
+        audit
     }
 }
 

@@ -168,6 +168,7 @@ impl RootText {
         };
         let around = Surroundings { servers: &names, identity: &identity, callers };
         let policy = policy::check(all.policies, &around, reading);
+        let runtime = runtime.value().map_or_else(Runtime::default, RuntimeText::check);
         Some(Settings {
             identity,
             policy,
@@ -175,7 +176,6 @@ impl RootText {
             listeners,
             health: health.map(|health| health.value),
             admin: admin.map(|(_, admin)| admin),
-            runtime: runtime.value().map_or_else(Runtime::default, RuntimeText::check),
             state_dir: state_dir.or(PathBuf::from(STATE_DIR)),
             sessions: sessions
                 .value()
@@ -183,7 +183,8 @@ impl RootText {
             catalog,
             servers,
             routes,
-            audit: audit.value().map(|audit| audit.check(reading)),
+            audit: audit.value().map(|audit| audit.check(runtime.streams_max, reading)),
+            runtime,
             telemetry: telemetry.value().map_or_else(Telemetry::default, TelemetryText::check),
             sources: Arc::default(),
         })

@@ -15,7 +15,8 @@ use crate::telemetry::{Outcome, Reason};
 use crate::upstream::{Endpoint, Loss};
 
 impl Gateway {
-    /// Writes the record of a request into the place that was kept for it.
+    /// Writes the record of a request into the place that was kept for it. What was refused before it
+    /// had one, and not answered as if nobody had called, is recorded where there is room.
     pub(super) fn record(
         &self,
         head: &RequestHeader,
@@ -23,12 +24,15 @@ impl Gateway {
         outcome: Outcome,
         (duration, overhead): (Duration, Duration),
     ) {
-        let Some(slot) = ctx.admission.slot.take() else { return };
+        let Some(audit) = &self.audit else { return };
+        let slot = ctx.admission.slot.take();
+        if slot.is_none() && ctx.record.reason.is_none() {
+            return;
+        }
         let record = &ctx.record;
         let text = |name: &str| {
             head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
         };
-        let endpoint = record.endpoint.as_deref().map_or("", Endpoint::url);
         let shadow = record.ruling.shadow.as_ref().map(|(outcome, rule)| {
             let verdict = match outcome {
                 policy::Outcome::Allowed => audit::Verdict::Allow,
@@ -36,8 +40,15 @@ impl Gateway {
             };
             (verdict, rule.as_deref().unwrap_or_default())
         });
-        let policy_reason = record.ruling.reason.map_or("", policy::Reason::as_str);
-        slot.write(&audit::Record {
+        let route = record.route.as_deref();
+        let (endpoint, credential) = match record.reached {
+            Reached::Server => {
+                let credential = route.map_or("", |route| route.target.credentials().kind());
+                (record.endpoint.as_deref().map_or("", Endpoint::url), credential)
+            }
+            Reached::Gateway => ("", ""),
+        };
+        let line = audit::Record {
             request_id: ctx.request_id(),
             trace_id: text("traceparent").get(3..35).unwrap_or_default(),
             client: record.client,
@@ -49,14 +60,16 @@ impl Gateway {
             moved: record.moved.map_or("", Loss::as_str),
             target: target(record),
             rpc_id: record.id.as_ref().map_or("", |id| id.as_id().raw()),
-            route: record.route.as_deref().map_or_else(|| head.uri.path(), |route| &route.path),
-            server: record.route.as_deref().map_or("", |route| route.target.name()),
-            endpoint: if record.reached == Reached::Server { endpoint } else { "" },
+            route: route.map_or_else(|| head.uri.path(), |route| &route.path),
+            server: route.map_or("", |route| route.target.name()),
+            endpoint,
             verdict: verdict(record),
-            reason: record.reason.map_or(policy_reason, Reason::as_str),
+            reason: record.reason.map_or("", Reason::as_str),
+            policy_reason: policy_reason(record),
             rule: record.ruling.rule.as_deref().unwrap_or_default(),
             shadow,
             limit: record.limit.as_deref().unwrap_or_default(),
+            credential,
             ending: Some(ending(outcome, record.verdict)),
             status: record.status,
             arguments: &record.arguments,
@@ -66,7 +79,11 @@ impl Gateway {
             overhead,
             queued: record.queued,
             ..audit::Record::new(event(record, outcome))
-        });
+        };
+        match slot {
+            Some(slot) => slot.write(&line),
+            None => audit.event(&line),
+        }
     }
 }
 
@@ -99,6 +116,20 @@ impl Shared {
         });
     }
 
+    /// Records that the process takes no more.
+    pub fn record_drain(&self) {
+        let Some(audit) = &self.audit else { return };
+        let outcome = match *self.lifecycle.handed_over().borrow() {
+            true => "a successor serves",
+            false => "told to stop",
+        };
+        audit.event(&audit::Record {
+            subject: "gateway",
+            outcome,
+            ..audit::Record::new(Event::Drain)
+        });
+    }
+
     /// Records that the gateway itself ended a session at its server.
     pub(super) fn record_reaped(&self, request_id: &str, server: &str, endpoint: &Endpoint) {
         let Some(audit) = &self.audit else { return };
@@ -127,6 +158,14 @@ fn event(record: &Record, outcome: Outcome) -> Event {
             Event::List
         }
         _ => Event::Call,
+    }
+}
+
+/// Why the rules decided so. A combination has a rule, and no reason but itself.
+fn policy_reason(record: &Record) -> &'static str {
+    match record.reason {
+        Some(Reason::CombinationForbidden) => "",
+        _ => record.ruling.reason.map_or("", policy::Reason::as_str),
     }
 }
 

@@ -129,6 +129,44 @@ fn with_wait_calls_wait_in_their_order_until_there_is_room() {
 }
 
 #[test]
+fn requests_that_have_not_ended_are_counted_at_the_end() {
+    for when_full in [WhenFull::Drop, WhenFull::Wait, WhenFull::Refuse] {
+        let (sink, metrics) = (Memory::default(), metrics());
+        let audit = start(&sink, &settings(when_full, 100, 64 * KIB), &metrics);
+        let reserve = || futures::executor::block_on(audit.reserve()).expect("a slot");
+        let mut slots: Vec<_> = (0..7).map(|_| reserve()).collect();
+        slots.pop().expect("a slot").write(&call("in time"));
+        drop(slots.pop());
+        audit.close(LIMIT);
+        // Too late, and told already.
+        slots.pop().expect("a slot").write(&call("late"));
+        let text = sink.text();
+        let last = text.lines().rev().take(2).collect::<Vec<_>>();
+        assert!(last[0].contains(r#""event":"audit_closed""#), "{when_full:?}: {text}");
+        let told = r#""event":"records_lost","count":5,"reason":"unfinished""#;
+        assert!(last[1].contains(told), "{when_full:?}: {text}");
+        assert_eq!(tally(&text), (1, 5), "{when_full:?}");
+        assert_eq!(metrics.lost("all").get(), 5, "{when_full:?}");
+        let report = Folder::new().verify(&text);
+        assert!(report.is_good(), "{report}");
+        assert!(report.to_string().contains(", closed; 5 records lost"), "{report}");
+    }
+}
+
+#[test]
+fn requests_that_have_not_ended_are_counted_where_no_sink_takes_it() {
+    let (sink, metrics) = (Memory::default(), metrics());
+    let audit = start(&sink, &settings(WhenFull::Wait, 100, 64 * KIB), &metrics);
+    let slots: Vec<_> =
+        (0..3).map(|_| futures::executor::block_on(audit.reserve()).expect("a slot")).collect();
+    until(|| !sink.text().is_empty());
+    sink.fails.store(true, Ordering::SeqCst);
+    audit.close(Duration::from_millis(300));
+    assert_eq!(metrics.lost("all").get(), 3);
+    drop(slots);
+}
+
+#[test]
 fn a_sink_that_stays_broken_does_not_keep_the_process() {
     let (sink, metrics) = (Memory::default(), metrics());
     sink.fails.store(true, Ordering::SeqCst);

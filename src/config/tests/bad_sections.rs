@@ -392,6 +392,18 @@ const AUDIT: &[Row] = &[
         ],
     ),
     (
+        "audit: { sinks: [stdout], when_full: wait, queue: { records: 20000 } }\n",
+        &[
+            "1:38 20000 open streams would hold each of the 20000 places for a record, and nothing else would run (raise `queue` (records, with 256 bytes and more for each), or lower `runtime.streams_max`)",
+        ],
+    ),
+    (
+        "audit: { sinks: [stdout], when_full: refuse, queue: { bytes: 64KiB } }\nruntime: { streams_max: 256 }\n",
+        &[
+            "1:38 256 open streams would hold each of the 256 places for a record, and nothing else would run (raise `queue` (records, with 256 bytes and more for each), or lower `runtime.streams_max`)",
+        ],
+    ),
+    (
         "audit: { sinks: [stdout], arguments: all, when_full: block, redact: secret }\n",
         &[
             "1:38 this is not one of the words known here (write one of: none, digest, redacted)",

@@ -165,6 +165,19 @@ impl Credentials {
         })
     }
 
+    /// Where they come from, as the configuration calls it; empty where there are none.
+    pub fn kind(&self) -> &'static str {
+        match self.settings.as_ref().map(|settings| &settings.source) {
+            None => "",
+            Some(CredentialSource::Value(_)) => "value",
+            Some(CredentialSource::TokenFile(_)) => "token_file",
+            Some(CredentialSource::OauthClient(_)) => "oauth_client",
+            Some(CredentialSource::TokenExchange(_)) => "token_exchange",
+            Some(CredentialSource::Azure(_)) => "azure_managed_identity",
+            Some(CredentialSource::Gcp(_)) => "gcp_metadata",
+        }
+    }
+
     /// How often a credential was given and denied since this was asked last.
     pub(super) fn take_counts(&self) -> (u64, u64) {
         let Counts { issued, denied } = &self.counts;
