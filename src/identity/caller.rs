@@ -1,5 +1,7 @@
 //! The proven identity of a request.
 
+use std::fmt;
+
 use ring::digest::{Context, SHA256};
 use serde_json::{Map, Value};
 
@@ -12,7 +14,7 @@ pub struct Caller {
 }
 
 /// What a proof says of a caller.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 pub struct Proven {
     /// The name for logs, metrics and rules.
     pub id: String,
@@ -26,6 +28,20 @@ pub struct Proven {
     pub claims: Map<String, Value>,
     /// How the caller proved itself.
     pub method: Method,
+}
+
+impl fmt::Debug for Proven {
+    /// Without the claims: what a token says is nobody else's business.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, issuer, tenant, scopes, claims: _, method } = self;
+        f.debug_struct("Proven")
+            .field("id", id)
+            .field("issuer", issuer)
+            .field("tenant", tenant)
+            .field("scopes", scopes)
+            .field("method", method)
+            .finish_non_exhaustive()
+    }
 }
 
 /// How the caller proved itself.
@@ -62,15 +78,11 @@ impl Caller {
         proven.scopes.sort_unstable();
         proven.scopes.dedup();
         let Proven { id, issuer, tenant, scopes, claims, method } = &proven;
-        let mut identity = vec![*method as u8];
-        identity.extend_from_slice(id.as_bytes());
-        if let Some(issuer) = issuer {
-            identity.push(0);
-            identity.extend_from_slice(issuer.as_bytes());
-        }
         // Their JSON form keeps the parts apart; maps are in the order of their keys.
+        let who = serde_json::json!([method.as_str(), id, issuer, tenant]);
         let all = serde_json::json!([id, issuer, tenant, scopes, claims, method.as_str()]);
-        let (digest, fingerprint) = (short(&identity), short(all.to_string().as_bytes()));
+        let digest = short(who.to_string().as_bytes());
+        let fingerprint = short(all.to_string().as_bytes());
         Self { proven, digest, fingerprint }
     }
 
@@ -117,7 +129,7 @@ impl Caller {
     }
 
     /// Who the caller is, whatever it may do: what sessions are bound to and limits count by. The
-    /// method is in it (a key named `anonymous` is not everybody), and so is the issuer.
+    /// method is in it (a key named `anonymous` is not everybody), and so are issuer and tenant.
     pub fn digest(&self) -> &[u8; 16] {
         &self.digest
     }
@@ -142,6 +154,17 @@ mod tests {
     use super::{Caller, Method, Proven};
     use serde_json::Map;
 
+    fn proven(id: &str) -> Proven {
+        Proven {
+            id: id.to_owned(),
+            issuer: None,
+            tenant: None,
+            scopes: Vec::new(),
+            claims: Map::new(),
+            method: Method::Jwt,
+        }
+    }
+
     fn caller(method: Method, issuer: Option<&str>, scopes: &[&str]) -> Caller {
         Caller::new(Proven {
             id: "anonymous".to_owned(),
@@ -162,6 +185,41 @@ mod tests {
             caller(Method::Jwt, Some("https://b"), &[]),
         );
         assert_ne!(one.digest(), other.digest());
+    }
+
+    #[test]
+    fn one_name_in_two_tenants_is_two_callers() {
+        let of = |issuer: Option<&str>, tenant: Option<&str>| {
+            *Caller::new(Proven {
+                id: "agent".to_owned(),
+                issuer: issuer.map(str::to_owned),
+                tenant: tenant.map(str::to_owned),
+                scopes: Vec::new(),
+                claims: Map::new(),
+                method: Method::ApiKey,
+            })
+            .digest()
+        };
+        let all = [
+            of(None, None),
+            of(None, Some("")),
+            of(None, Some("a")),
+            of(None, Some("b")),
+            of(Some("a"), None),
+            of(Some("a"), Some("a")),
+        ];
+        for (index, one) in all.iter().enumerate() {
+            assert!(!all[..index].contains(one), "row {index}");
+        }
+    }
+
+    #[test]
+    fn what_a_token_says_is_never_printed() {
+        let claims = serde_json::json!({ "email": "ann@example.com" });
+        let serde_json::Value::Object(claims) = claims else { unreachable!() };
+        let caller = Caller::new(Proven { claims, ..proven("ann") });
+        let printed = format!("{caller:?}");
+        assert!(printed.contains("ann") && !printed.contains("example.com"), "{printed}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Client certificates: checked by TLS, or by a proxy that is trusted to say so in a header.
 
+use std::fmt;
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -30,13 +31,23 @@ pub struct PeerCertificate {
 }
 
 /// What a request shows of a certificate.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub enum Shown<'a> {
     /// Its connection has one.
     ByConnection(&'a PeerCertificate),
     /// A trusted proxy says of one that it has checked it: Envoy's `X-Forwarded-Client-Cert`, or the
     /// certificate itself (RFC 9440).
     ByProxy(&'a [u8]),
+}
+
+impl fmt::Debug for Shown<'_> {
+    /// Without what is shown.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::ByConnection(_) => "ByConnection(..)",
+            Self::ByProxy(_) => "ByProxy(..)",
+        })
+    }
 }
 
 /// The callers behind certificates.
@@ -62,8 +73,11 @@ impl PeerCertificate {
             place.get_or_insert_with(|| (*text).to_owned());
         }
         let mut common_names = certificate.subject().iter_common_name();
-        read.common_name =
-            common_names.next().and_then(|name| name.as_str().ok()).map(str::to_owned);
+        read.common_name = match (common_names.next(), common_names.next()) {
+            (Some(name), None) => name.as_str().ok().map(str::to_owned),
+            // Of two nobody knows which is meant.
+            _ => None,
+        };
         Some(read)
     }
 
@@ -184,13 +198,19 @@ fn unquoted(text: &str) -> Option<(String, &str)> {
     None
 }
 
-/// The common name of a subject as RFC 4514 writes it. One that needs escapes is not taken apart.
+/// The one common name of a subject as RFC 4514 writes it, or OpenSSL of old: with a slash before each
+/// part. One that needs escapes is not taken apart.
 fn common_name(subject: &str) -> Option<String> {
     if subject.contains(['\\', '"', '+', '#']) {
         return None;
     }
-    let mut parts = subject.split([',', '/']).map(str::trim);
-    parts.find_map(|part| part.strip_prefix("CN=")).map(str::to_owned)
+    let sign = if subject.starts_with('/') { '/' } else { ',' };
+    let named = |part: &'_ str| {
+        let (kind, value) = part.split_once('=')?;
+        kind.trim().eq_ignore_ascii_case("CN").then(|| value.trim().to_owned())
+    };
+    let mut names = subject.split(sign).filter_map(named);
+    names.next().filter(|_| names.next().is_none())
 }
 
 #[cfg(test)]
@@ -198,7 +218,7 @@ mod tests {
     use super::{Holders, PeerCertificate, STANDARD, Shown};
     use crate::config::CertificateName::{self, CommonName, SanDns, SanUri};
     use crate::config::Certificates;
-    use crate::identity::Unproven;
+    use crate::identity::{Credential, Unproven};
     use base64::Engine as _;
     use rcgen::{CertificateParams, DnType, KeyPair, SanType};
 
@@ -239,6 +259,14 @@ mod tests {
     }
 
     #[test]
+    fn what_is_shown_is_never_printed() {
+        let certificate = Some(Shown::ByProxy(b"URI=spiffe://o/ann"));
+        let credential = Credential { authorization: Some(b"Bearer s3cret"), certificate };
+        let printed = format!("{credential:?}");
+        assert_eq!(printed, "Credential { authorization: true, certificate: Some(ByProxy(..)) }");
+    }
+
+    #[test]
     fn what_a_proxy_says_names_one_holder_or_none() {
         let whole = format!(":{}:", STANDARD.encode(der(Some("spiffe://o/ann"))));
         let rows = [
@@ -249,6 +277,13 @@ mod tests {
             (CommonName, "Subject=\"/O=Acme/CN=Ann\"", Some("Ann")),
             (CommonName, "Subject=\"O=a\\\\,CN=Bob,CN=Ann\"", None),
             (CommonName, "Subject=\"O=Acme\"", None),
+            (CommonName, "Subject=\"CN=host/ann,O=a/CN=bob\"", Some("host/ann")),
+            (CommonName, "Subject=\"O=a/CN=bob,CN=ann\"", Some("ann")),
+            (CommonName, "Subject=\"O=a/CN=bob\"", None),
+            (CommonName, "Subject=\"/O=a,CN=bob/CN=ann\"", Some("ann")),
+            (CommonName, "Subject=\"/CN=bob/CN=ann\"", None),
+            (CommonName, "Subject=\"CN=ann, cn = bob\"", None),
+            (CommonName, "Subject=\"CN=\"", None),
             (SanUri, &whole, Some("spiffe://o/ann")),
             (SanUri, "Hash=ab", None),
             (SanUri, "URI=", None),

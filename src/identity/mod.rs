@@ -29,6 +29,7 @@ pub use certificate::{PeerCertificate, Shown};
 pub use challenge::Challenge;
 pub use metadata::ProtectedResource;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -56,12 +57,22 @@ pub struct Identity {
 }
 
 /// What a request shows.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Default)]
 pub struct Credential<'a> {
     /// The value of `Authorization`, the only place a token is read from.
     pub authorization: Option<&'a [u8]>,
     /// A certificate that somebody has checked.
     pub certificate: Option<Shown<'a>>,
+}
+
+impl fmt::Debug for Credential<'_> {
+    /// Only whether there is a token.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credential")
+            .field("authorization", &self.authorization.is_some())
+            .field("certificate", &self.certificate)
+            .finish()
+    }
 }
 
 /// What a credential proves.

@@ -34,6 +34,15 @@ impl Annotations {
             declared: declared.clone(),
         }
     }
+
+    /// What was declared, without hints that are none.
+    pub fn known(&self) -> impl Iterator<Item = (&String, &Value)> {
+        const HINTS: [&str; 4] =
+            ["readOnlyHint", "destructiveHint", "idempotentHint", "openWorldHint"];
+        let is_known =
+            |(key, value): &(&String, &Value)| value.is_boolean() || !HINTS.contains(&key.as_str());
+        self.declared.iter().filter(is_known)
+    }
 }
 
 #[cfg(test)]
@@ -56,6 +65,7 @@ mod tests {
         assert_eq!(read.open_world, Some(false));
         assert_eq!(read.title.as_deref(), Some("Read a file"));
         assert_eq!(read.declared["com.example/level"], 3);
+        assert_eq!(read.known().count(), 4, "all but the hint that is none");
         for nothing in [json!(null), json!([true]), json!("readOnlyHint"), json!({})] {
             assert_eq!(Annotations::of_json(&nothing), Annotations::default(), "{nothing}");
         }

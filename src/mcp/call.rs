@@ -116,13 +116,16 @@ fn agree_on_method(claims: Claims<'_>, envelope: &Envelope<'_>, era: Era) -> Res
 
 /// `Mcp-Name` must be there where the method is routed by a name, and must never lie.
 fn agree_on_name(claims: Claims<'_>, envelope: &Envelope<'_>, era: Era) -> Result<(), Violation> {
-    let jsonrpc::Kind::Request { method, .. } = &envelope.kind else { return Ok(()) };
-    let mirrored = RoutingKey::must_be_mirrored(method.as_str());
+    let Some(method) = envelope.method() else { return Ok(()) };
+    let is_request = matches!(envelope.kind, jsonrpc::Kind::Request { .. });
+    let mirrored = is_request && RoutingKey::must_be_mirrored(method.as_str());
     let value = routing_value(envelope);
     if mirrored && value.is_none() && era == Era::Modern {
         return Err(Violation::RoutingKeyMissing("params"));
     }
     match claims.name {
+        // What a notification without such a name says there is nobody's business.
+        Some(_) if value.is_none() && !is_request => Ok(()),
         Some(header) => {
             let Some(header) = decode_name(header) else {
                 return Err(Violation::HeaderEncoding);
@@ -156,7 +159,12 @@ fn routing_value<'e>(envelope: &'e Envelope<'_>) -> Option<&'e str> {
         RoutingKey::Uri => params.uri.as_ref(),
         RoutingKey::TaskId => params.task_id.as_ref(),
         RoutingKey::Reference => {
-            params.reference.as_ref().and_then(|to| to.name.as_ref().or(to.uri.as_ref()))
+            let to = params.reference.as_ref()?;
+            match to.kind.as_ref()?.as_str() {
+                "ref/prompt" => to.name.as_ref(),
+                "ref/resource" => to.uri.as_ref(),
+                _ => None,
+            }
         }
         RoutingKey::None => None,
     };
@@ -224,6 +232,21 @@ mod tests {
         let bare = r#"{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo"}}"#;
         check(None, Some("tools/list"), None, bare, Err(Violation::HeaderMismatch("mcp-method")));
         check(None, None, Some("other"), bare, Err(Violation::HeaderMismatch("mcp-name")));
+    }
+
+    #[test]
+    fn a_name_in_the_header_is_compared_wherever_the_body_has_one() {
+        let mismatch = Err(Violation::HeaderMismatch("mcp-name"));
+        let told = r#"{"jsonrpc":"2.0","method":"tools/call","params":{"name":"echo"}}"#;
+        check(None, None, Some("other"), told, mismatch);
+        check(None, None, Some("echo"), told, Ok((Era::Legacy, Kind::Notification)));
+        check(None, None, None, told, Ok((Era::Legacy, Kind::Notification)));
+        let progress = r#"{"jsonrpc":"2.0","method":"notifications/progress","params":{}}"#;
+        check(None, None, Some("x"), progress, Ok((Era::Legacy, Kind::Notification)));
+        // A completion is routed by what its type says.
+        let completion = r#"{"jsonrpc":"2.0","id":1,"method":"completion/complete","params":{"ref":{"type":"ref/resource","uri":"a:b","name":"p"}}}"#;
+        check(None, None, Some("p"), completion, mismatch);
+        check(None, None, Some("a:b"), completion, Ok((Era::Legacy, Kind::Request(Class::Read))));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use crate::identity::Caller;
+use crate::jsonrpc::{Reference, Text};
 use crate::mcp::{Annotations, Call};
 
 /// One question.
@@ -51,13 +52,20 @@ impl<'a> Subject<'a> {
                 Self::Resource(target)
             }
             "completion/complete" => {
-                let reference = call.envelope.params.reference.as_ref();
-                match reference.is_some_and(|reference| reference.name.is_none()) {
-                    true => Self::Template(target),
-                    false => Self::Prompt(target),
-                }
+                call.envelope.params.reference.as_ref().map_or(Self::Prompt(""), Self::of_reference)
             }
             _ => Self::Method,
+        }
+    }
+
+    /// What a completion is for. Servers choose by `type`, some perhaps by what is there: where these
+    /// could differ it is nobody's name.
+    fn of_reference(reference: &'a Reference<'_>) -> Self {
+        let Reference { kind, name, uri } = reference;
+        match (kind.as_ref().map(Text::as_str), name, uri) {
+            (Some("ref/prompt"), Some(name), None) => Self::Prompt(name.as_str()),
+            (Some("ref/resource"), None, Some(uri)) => Self::Template(uri.as_str()),
+            _ => Self::Prompt(""),
         }
     }
 
@@ -73,7 +81,8 @@ impl<'a> Subject<'a> {
 }
 
 /// Whether a method belongs to the protocol itself, so that it is open to every caller unless a
-/// rule denies it: what it lists is filtered, and a task was begun by a call that was allowed.
+/// rule denies it: what it lists is filtered, and a task was begun by a call that was allowed. The list
+/// of tasks is not among them: servers may list those of others.
 pub(super) fn is_lifecycle(method: &str) -> bool {
     matches!(
         method,
@@ -91,8 +100,44 @@ pub(super) fn is_lifecycle(method: &str) -> bool {
             | "tasks/update"
             | "tasks/cancel"
             | "tasks/result"
-            | "tasks/list"
             | "GET"
             | "DELETE"
     ) || method.starts_with("notifications/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Subject, is_lifecycle};
+    use crate::jsonrpc::peek;
+    use crate::mcp::{Call, Claims};
+
+    #[test]
+    fn a_completion_is_for_what_its_type_says_or_for_nobody() {
+        let rows = [
+            (r#"{"type":"ref/prompt","name":"p"}"#, Subject::Prompt("p")),
+            (r#"{"name":"p","title":"P","type":"ref/prompt"}"#, Subject::Prompt("p")),
+            (r#"{"type":"ref/resource","uri":"file:///{x}"}"#, Subject::Template("file:///{x}")),
+            (r#"{"type":"ref/resource","uri":"file:///{x}","name":"p"}"#, Subject::Prompt("")),
+            (r#"{"type":"ref/prompt","uri":"file:///{x}","name":"p"}"#, Subject::Prompt("")),
+            (r#"{"type":"ref/prompt","uri":"file:///{x}"}"#, Subject::Prompt("")),
+            (r#"{"type":"ref/resource","name":"p"}"#, Subject::Prompt("")),
+            (r#"{"type":"ref/Prompt","name":"p"}"#, Subject::Prompt("")),
+            (r#"{"name":"p"}"#, Subject::Prompt("")),
+            ("{}", Subject::Prompt("")),
+        ];
+        for (reference, expected) in rows {
+            let body = format!(
+                r#"{{"jsonrpc":"2.0","id":1,"method":"completion/complete","params":{{"ref":{reference}}}}}"#
+            );
+            let claims = Claims { version: None, method: None, name: None };
+            let envelope = peek(body.as_bytes()).expect("a body the peek accepts");
+            let call = Call::read(claims, envelope).expect("a call");
+            assert_eq!(Subject::of(&call), expected, "{reference}");
+        }
+    }
+
+    #[test]
+    fn one_task_belongs_to_the_protocol_and_the_list_of_tasks_does_not() {
+        assert!(is_lifecycle("tasks/get") && !is_lifecycle("tasks/list"));
+    }
 }

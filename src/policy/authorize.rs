@@ -9,13 +9,11 @@ use super::Fault;
 use super::asked::{Asked, Subject, is_lifecycle};
 use super::bits::Bits;
 use super::condition::{Condition, Occasion, Question, Unknown, Verdict, environment};
-use super::names::Origin;
+use super::names::{NAME_BYTES_MAX, Origin};
 use super::rule::{Rule, Standing};
 use super::table::{CallerRules, Tables};
+use super::uri;
 use crate::config::{self, Mode, Place, RuleEffect};
-
-/// Longer names are no names; matching them would be work for nothing.
-const NAME_BYTES_MAX: usize = 4096;
 
 /// The rules of one configuration, ready to be asked.
 pub struct Policy {
@@ -53,6 +51,14 @@ impl Masks {
             deny: mask(RuleEffect::Deny),
             allow: mask(RuleEffect::Allow),
             require: mask(RuleEffect::Require),
+        }
+    }
+
+    /// What these rules say to something that they cannot be asked about.
+    fn refuse(&self, why: Reason) -> Ruling {
+        match self.any {
+            0 => Ruling::new(Outcome::Allowed, None, Reason::Open),
+            _ => Ruling::new(Outcome::Refused, None, why),
         }
     }
 }
@@ -135,6 +141,10 @@ pub enum Reason {
     Undecided,
     /// What is named is longer than any name.
     NameTooLong,
+    /// Nothing is named where something must be, or it is not clear what.
+    NameMissing,
+    /// A URI is written as no rule can compare it: servers may read it as another one.
+    UriNotNormal,
 }
 
 impl Reason {
@@ -149,6 +159,8 @@ impl Reason {
             Self::ConditionError => "condition_error",
             Self::Undecided => "undecided",
             Self::NameTooLong => "name_too_long",
+            Self::NameMissing => "name_missing",
+            Self::UriNotNormal => "uri_not_normal",
         }
     }
 }
@@ -252,13 +264,19 @@ impl Policy {
 
     /// What the rules in force say, and what all rules would say where that is something else.
     fn rulings(&self, question: &Question<'_>) -> (Ruling, Option<Ruling>) {
-        let ruling = self.with_tables(question, |met, about| {
-            let ruling = self.rule_by(&self.in_force, met, about, question);
-            let shadow = (self.has_shadows == HasShadows::Yes)
-                .then(|| self.rule_by(&self.with_shadows, met, about, question));
-            (ruling, shadow)
-        });
-        match ruling {
+        let has_shadows = self.has_shadows == HasShadows::Yes;
+        let rulings = match self.flaw(question) {
+            Some(why) => {
+                (self.in_force.refuse(why), has_shadows.then(|| self.with_shadows.refuse(why)))
+            }
+            None => self.with_tables(question, |met, about| {
+                let ruling = self.rule_by(&self.in_force, met, about, question);
+                let shadow =
+                    has_shadows.then(|| self.rule_by(&self.with_shadows, met, about, question));
+                (ruling, shadow)
+            }),
+        };
+        match rulings {
             (ruling, Some(shadow)) if shadow.outcome != ruling.outcome => (ruling, Some(shadow)),
             (ruling, _) => (ruling, None),
         }
@@ -266,7 +284,34 @@ impl Policy {
 
     /// What the rules in force say.
     pub(super) fn ruling(&self, question: &Question<'_>) -> Ruling {
+        if let Some(why) = self.flaw(question) {
+            return self.in_force.refuse(why);
+        }
         self.with_tables(question, |met, about| self.rule_by(&self.in_force, met, about, question))
+    }
+
+    /// Why what is named cannot be held against any rule, if so; said before a pattern is matched.
+    fn flaw(&self, question: &Question<'_>) -> Option<Reason> {
+        let &Asked { caller, server, subject, method, .. } = question.asked;
+        if subject.name().unwrap_or(method).len() > NAME_BYTES_MAX {
+            return Some(Reason::NameTooLong);
+        }
+        let is_normal = match subject {
+            Subject::Method => return None,
+            Subject::Tool("")
+            | Subject::Prompt("")
+            | Subject::Resource("")
+            | Subject::Template("") => {
+                return Some(Reason::NameMissing);
+            }
+            Subject::Resource(_) | Subject::Template(_) if !question.is_about_names() => true,
+            Subject::Resource(uri) => uri::is_normal(uri),
+            Subject::Template(template) => uri::is_normal_template(template),
+            Subject::Tool(_) | Subject::Prompt(_) => true,
+        };
+        // Who may do everything gains nothing by another spelling, and sees it in lists.
+        let is_open = || self.is_in_force() && self.listing(caller, server, None).is_open();
+        (!is_normal && !is_open()).then_some(Reason::UriNotNormal)
     }
 
     fn with_tables<T>(
@@ -293,9 +338,6 @@ impl Policy {
         let (method, subject) = (question.asked.method, question.asked.subject);
         if masks.any == 0 {
             return Ruling::new(Outcome::Allowed, None, Reason::Open);
-        }
-        if subject.name().is_some_and(|name| name.len() > NAME_BYTES_MAX) {
-            return Ruling::new(Outcome::Refused, None, Reason::NameTooLong);
         }
         for rule in Bits::in_all([&masks.deny, &met.meant, about]) {
             match self.verdict(rule, question) {
@@ -398,7 +440,8 @@ impl Policy {
         scopes.into()
     }
 
-    pub(super) fn open_masks(&self) -> [&Bits; 2] {
-        [&self.in_force.deny, &self.in_force.allow]
+    /// The rules in force that deny, allow and require.
+    pub(super) fn masks(&self) -> [&Bits; 3] {
+        [&self.in_force.deny, &self.in_force.allow, &self.in_force.require]
     }
 }

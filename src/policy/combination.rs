@@ -9,14 +9,15 @@
 //! For `within: session` a use is remembered for its session. A caller who changes between calls
 //! with and without a session must not escape: a call without one also sees what its caller did in
 //! sessions, and a call in a session also sees what its caller did without one, both for the time of
-//! `otherwise`.
+//! `otherwise`. And since a session belongs to one server, a call in it sees for that time what its
+//! caller did in sessions of other servers; two sessions of one server stay apart.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::marks::{Held, Key, Scope, State};
-use super::names::{Names, Origin};
+use super::names::{NAME_BYTES_MAX, Names, Origin};
 use crate::config::{self, BySession, Mode, NamePattern};
 use crate::sessions::SessionKey;
 use crate::upstream::now_ms;
@@ -33,6 +34,8 @@ struct Combination {
     mode: Mode,
     after: Vec<NamePattern>,
     deny: Vec<NamePattern>,
+    /// The servers at which it may remember something, by the numbers of their names.
+    sources: Box<[u64]>,
     by_session: BySession,
     window_ms: u64,
     session_ms: u64,
@@ -107,18 +110,26 @@ impl Combinations {
         let patterns = |label: usize| {
             policy.labels.get(label).map(|label| label.tools.clone()).unwrap_or_default()
         };
+        let servers: Vec<&str> = servers.into_iter().collect();
+        let sources = |label: usize| {
+            let tools = policy.labels.get(label).map_or(&[][..], |label| &label.tools[..]);
+            let is_source = |server: &&&str| tools.iter().any(|pattern| pattern.is_of(server));
+            servers.iter().filter(is_source).map(|server| Key::id(server)).collect()
+        };
         let list = policy.combinations.iter().map(|combination| Combination {
             name: combination.name.as_str().into(),
             id: Key::id(&combination.name),
             mode: combination.mode,
             after: patterns(combination.after),
             deny: patterns(combination.deny),
+            sources: sources(combination.after),
             by_session: combination.by_session,
             window_ms: millis(combination.window),
             session_ms: millis(session_lifetime),
         });
-        let tools = servers.into_iter().map(|server| (server.into(), Names::default()));
-        Self { list: list.collect(), tools: tools.collect() }
+        let list = list.collect();
+        let tools = servers.iter().map(|server| ((*server).into(), Names::default()));
+        Self { list, tools: tools.collect() }
     }
 
     /// Whether there is no combination rule.
@@ -133,6 +144,12 @@ impl Combinations {
     pub fn admit(&self, state: &Arc<State>, used: Use<'_>, now_ms: u64) -> Result<Marks, Refused> {
         if self.list.is_empty() {
             return Ok(Marks::default());
+        }
+        if used.tool.len() > NAME_BYTES_MAX {
+            // No server has a tool of such a name, and no pattern is matched with it.
+            let in_force = self.list.iter().find(|one| one.mode == Mode::Enforce);
+            let refused = |one: &Combination| Err(Refused::Combination(Arc::clone(&one.name)));
+            return in_force.map_or_else(|| Ok(Marks::default()), refused);
         }
         let found = || self.labels(used.server, used.tool);
         let look = |labels: &Labels| {
@@ -169,7 +186,7 @@ impl Combinations {
         let mut shadow = None;
         for combination in labels.deny.iter().map(|index| &self.list[*index]) {
             let marked = |scope| shard.is_marked(&combination.key(scope, used), now_ms);
-            if !combination.seen(used).into_iter().flatten().any(marked) {
+            if !combination.is_met(used, marked) {
                 continue;
             }
             match combination.mode {
@@ -204,25 +221,30 @@ impl Combination {
         Key { caller: *used.caller, combination: self.id, scope }
     }
 
-    /// The marks that a use runs into.
-    fn seen(&self, used: Use<'_>) -> [Option<Scope>; 2] {
-        match (self.by_session, used.session) {
-            (BySession::Yes, Some(session)) => {
-                [Some(Scope::Session(session)), Some(Scope::Sessionless)]
-            }
-            _ => [Some(Scope::Caller), None],
-        }
+    /// Whether a use runs into a mark.
+    fn is_met(&self, used: Use<'_>, marked: impl Fn(Scope) -> bool) -> bool {
+        let (BySession::Yes, Some(session)) = (self.by_session, used.session) else {
+            return marked(Scope::Caller);
+        };
+        let here = Key::id(used.server);
+        let mut elsewhere = self.sources.iter().filter(|server| **server != here);
+        marked(Scope::Session(session))
+            || marked(Scope::Sessionless)
+            // Every use leaves the mark of its caller: without that one there is none of a server.
+            || marked(Scope::Caller) && elsewhere.any(|server| marked(Scope::Server(*server)))
     }
 
     /// The marks that a use leaves, and how long each counts.
-    fn left(&self, used: Use<'_>) -> [Option<(Scope, u64)>; 2] {
+    fn left(&self, used: Use<'_>) -> [Option<(Scope, u64)>; 3] {
         let caller = Some((Scope::Caller, self.window_ms));
         match (self.by_session, used.session) {
             (BySession::Yes, Some(session)) => {
-                [Some((Scope::Session(session), self.session_ms)), caller]
+                let server = Scope::Server(Key::id(used.server));
+                let session = (Scope::Session(session), self.session_ms);
+                [Some(session), caller, Some((server, self.window_ms))]
             }
-            (BySession::Yes, None) => [Some((Scope::Sessionless, self.window_ms)), caller],
-            (BySession::No, _) => [caller, None],
+            (BySession::Yes, None) => [Some((Scope::Sessionless, self.window_ms)), caller, None],
+            (BySession::No, _) => [caller, None, None],
         }
     }
 }
@@ -265,6 +287,12 @@ policy:
         now_ms: u64,
     }
 
+    fn key(session: u16) -> SessionKey {
+        let mut key = SessionKey(Default::default());
+        key.0[..2].copy_from_slice(&session.to_be_bytes());
+        key
+    }
+
     impl Fixture {
         fn new(list: &str) -> Self {
             Self { rules: combinations(list), state: Arc::default(), now_ms: now_ms() }
@@ -276,11 +304,7 @@ policy:
             caller: u8,
             session: Option<u16>,
         ) -> Result<Marks, Refused> {
-            let session = session.map(|session| {
-                let mut key = SessionKey(Default::default());
-                key.0[..2].copy_from_slice(&session.to_be_bytes());
-                key
-            });
+            let session = session.map(key);
             let caller = &[caller; 16];
             let used = Use { server, tool, origin: Origin::Claimed, caller, session };
             self.rules.admit(&self.state, used, self.now_ms)
@@ -301,7 +325,7 @@ policy:
         assert!(!fixture.passes(("files", "put"), 1, Some(1)), "a name on any server");
         assert!(fixture.passes(("files", "read"), 1, Some(1)));
         assert!(fixture.passes(SECRET, 1, Some(1)));
-        assert!(fixture.passes(EGRESS, 1, Some(2)), "another session");
+        assert!(fixture.passes(("files", "put"), 1, Some(2)), "another session of the server");
         assert!(fixture.passes(EGRESS, 2, Some(1)), "another caller");
     }
 
@@ -316,6 +340,35 @@ policy:
         fixture.now_ms += 11 * MINUTE;
         assert!(fixture.passes(EGRESS, 1, None) && fixture.passes(EGRESS, 2, Some(5)));
         assert!(!fixture.passes(EGRESS, 1, Some(1)), "a session remembers longer");
+    }
+
+    #[test]
+    fn sessions_of_several_servers_are_one_conversation_for_a_while() {
+        let mut fixture = Fixture::new(IN_SESSION);
+        assert!(fixture.passes(EGRESS, 1, Some(2)));
+        assert!(fixture.passes(SECRET, 1, Some(1)));
+        assert!(!fixture.passes(EGRESS, 1, Some(2)), "a session of another server");
+        assert!(fixture.passes(("files", "put"), 1, Some(3)), "another session of this server");
+        assert!(fixture.passes(EGRESS, 2, Some(4)), "another caller");
+        fixture.state.session_ended(&[1; 16], key(1));
+        assert!(!fixture.passes(EGRESS, 1, Some(2)), "whoever ends the session does not escape");
+        fixture.now_ms += 11 * MINUTE;
+        assert!(fixture.passes(EGRESS, 1, Some(2)), "the time of otherwise is over");
+        // Taken back, nothing is left at any server.
+        fixture.admit(SECRET, 3, Some(1)).unwrap().take_back();
+        assert!(fixture.passes(EGRESS, 3, Some(2)));
+    }
+
+    #[test]
+    fn a_name_that_is_none_is_refused_before_it_is_matched() {
+        let long = "a".repeat(4097);
+        let tool = ("mail", long.as_str());
+        let refused = Fixture::new(IN_SESSION).admit(tool, 1, None).map(drop);
+        assert_eq!(refused, Err(Refused::Combination("s".into())));
+        let shadow = "{ name: s, mode: shadow, after: secret, deny: egress, within: session }";
+        assert!(
+            Fixture::new(shadow).passes(tool, 1, None) && Fixture::new("").passes(tool, 1, None)
+        );
     }
 
     #[test]

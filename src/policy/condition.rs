@@ -15,7 +15,7 @@ use super::Fault;
 use super::arguments::Arguments;
 use super::asked::{Asked, Subject};
 use super::survey::Survey;
-use super::values::{Boxed, of_json, of_list, of_object, of_text};
+use super::values::{Boxed, of_json, of_list, of_map, of_object, of_text};
 use crate::config::When;
 
 /// Longer expressions are programs, and belong into a server.
@@ -118,10 +118,11 @@ impl Condition {
         match result {
             Ok(Ok(Value::Bool(true))) => Verdict::Holds,
             Ok(Ok(Value::Bool(false))) => Verdict::Fails,
+            // No arguments will make an annotation known.
+            _ if seen.unknown.load(Ordering::Relaxed) => Verdict::Unknown(Unknown::Annotation),
             _ if seen.arguments.load(Ordering::Relaxed) && question.is_list() => {
                 Verdict::Unknown(Unknown::Arguments)
             }
-            _ if seen.unknown.load(Ordering::Relaxed) => Verdict::Unknown(Unknown::Annotation),
             _ => Verdict::Unknown(Unknown::Error),
         }
     }
@@ -174,6 +175,8 @@ pub(super) enum Occasion {
     Call,
     /// Whether a list shows it: nobody knows with which arguments it would be done.
     List,
+    /// The same, for all that a pattern stands for; the pattern itself need not be a name.
+    Sample,
 }
 
 impl<'a> Question<'a> {
@@ -187,7 +190,12 @@ impl<'a> Question<'a> {
     }
 
     fn is_list(&self) -> bool {
-        self.occasion == Occasion::List
+        self.occasion != Occasion::Call
+    }
+
+    /// Whether it is asked about names as they come, not about patterns.
+    pub(super) fn is_about_names(&self) -> bool {
+        self.occasion != Occasion::Sample
     }
 
     fn arguments(&self) -> Option<&Arguments> {
@@ -263,7 +271,14 @@ impl<'q, 'a> Seen<'q, 'a> {
             return None;
         };
         let key = match rest.split_once('.') {
-            None => return Some(of_object(&annotations.declared).into()),
+            None => {
+                // A hint that is no boolean is not known, however it is asked for.
+                let known = annotations.known();
+                return Some(
+                    of_map(known.map(|(key, value)| (key.clone(), of_json(value))).collect())
+                        .into(),
+                );
+            }
             Some((_, key)) => key,
         };
         let hint = |hint: Option<bool>| hint.map(|hint| CowVal::owned(CelBool::from(hint)));
@@ -272,7 +287,10 @@ impl<'q, 'a> Seen<'q, 'a> {
             "destructiveHint" => hint(annotations.destructive),
             "idempotentHint" => hint(annotations.idempotent),
             "openWorldHint" => hint(annotations.open_world),
-            _ => annotations.declared.get(key).map(|value| CowVal::from(of_json(value))),
+            _ => {
+                let declared = annotations.known().find(|(known, _)| *known == key);
+                declared.map(|(_, value)| CowVal::from(of_json(value)))
+            }
         };
         // A longer path ends elsewhere, and its first part is asked for next.
         if value.is_none() && !key.contains('.') {

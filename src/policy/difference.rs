@@ -129,7 +129,7 @@ fn access(
     let annotations = annotations.filter(|_| matches!(subject, Subject::Tool(_)));
     let asked =
         Asked { caller, server, method, subject, annotations, arguments: None, client: None };
-    let question = Question::new(&asked, &policy.env, &policy.watched, Occasion::List);
+    let question = Question::new(&asked, &policy.env, &policy.watched, Occasion::Sample);
     let ruling = policy.ruling(&question);
     match (ruling.outcome, ruling.reason) {
         (Outcome::Refused, _) => Access::Refused,

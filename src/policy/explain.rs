@@ -157,6 +157,10 @@ impl Explanation<'_> {
             }
             (Reason::Default, _) => "no rule allows it".to_owned(),
             (Reason::NameTooLong, _) => "the name is too long".to_owned(),
+            (Reason::NameMissing, _) => "it is not clear what is named".to_owned(),
+            (Reason::UriNotNormal, _) => {
+                "the URI is not in its normal form, so servers may read it as another".to_owned()
+            }
             (Reason::Rule | Reason::Undecided, rule) => {
                 format!("by rule {}", rule.map_or("", |rule| rule))
             }

@@ -44,20 +44,26 @@ impl Policy {
 
 impl Listing<'_> {
     /// Whether everything is shown, so that lists need not be read: a rule without a condition
-    /// allows everything, and no rule denies anything here.
+    /// allows everything, and no rule denies anything here or requires scopes for resources, whose
+    /// URIs must be normal then.
     pub fn is_open(&self) -> bool {
         let Self { policy, caller, server, .. } = self;
         if !policy.is_in_force() {
             return true;
         }
         let Some(here) = policy.tables.at(server) else { return false };
-        let [deny, allow] = policy.open_masks();
+        let [deny, allow, require] = policy.masks();
         policy.tables.with_caller(&policy.rules, caller, |met| {
             let opens = |rule: usize| {
                 let rule = &policy.rules[rule];
                 rule.subjects.is_everything() && rule.condition.is_none()
             };
+            let asks_for_resources = |rule: usize| {
+                let subjects = &policy.rules[rule].subjects;
+                subjects.is_everything() || subjects.resources.is_some()
+            };
             !Bits::meet([deny, &met.meant, here])
+                && !Bits::in_all([require, &met.meant, here]).any(asks_for_resources)
                 && Bits::in_all([allow, &met.meant, here]).any(opens)
         })
     }

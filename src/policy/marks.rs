@@ -42,6 +42,8 @@ pub(super) struct Key {
 pub(super) enum Scope {
     /// In this session.
     Session(SessionKey),
+    /// In a session of this server, by the number of its name.
+    Server(u64),
     /// In no session.
     Sessionless,
     /// Anywhere.
@@ -74,7 +76,7 @@ pub(super) struct Held {
 }
 
 impl Key {
-    /// The number of a combination's name; the same in every configuration of this process.
+    /// The number of a name, of a combination or a server; the same in every configuration of this process.
     pub(super) fn id(name: &str) -> u64 {
         let mut hasher = DefaultHasher::new();
         name.hash(&mut hasher);

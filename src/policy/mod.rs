@@ -23,6 +23,7 @@ mod names;
 mod rule;
 mod survey;
 mod table;
+mod uri;
 mod values;
 #[cfg(test)]
 mod tests;

@@ -10,7 +10,9 @@ const NAMES_MAX: usize = 16_384;
 /// Of these, names that the server did not declare.
 const INVENTED_NAMES_MAX: usize = 1024;
 /// Longer names are never kept.
-const NAME_BYTES_MAX: usize = 256;
+const KEPT_BYTES_MAX: usize = 256;
+/// Longer names are no names; matching them would be work for nothing.
+pub(super) const NAME_BYTES_MAX: usize = 4096;
 
 /// Whether a server declared a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +50,7 @@ impl<V> Names<V> {
             Origin::Declared => NAMES_MAX,
             Origin::Claimed => INVENTED_NAMES_MAX,
         };
-        if name.len() > NAME_BYTES_MAX || names.len() >= room {
+        if name.len() > KEPT_BYTES_MAX || names.len() >= room {
             return look(&made);
         }
         look(names.get_or_insert(Name { kind, name: name.into() }, made))

@@ -79,6 +79,8 @@ fn an_annotation_that_is_not_known_opens_nothing() {
         ("tool.annotations.readOnlyHint", Some(json!({"readOnlyHint": true})), Some(true)),
         ("tool.annotations.readOnlyHint", Some(json!({"readOnlyHint": false})), Some(false)),
         ("tool.annotations.readOnlyHint", Some(json!({"readOnlyHint": "yes"})), None),
+        ("tool.annotations.readOnlyHint == 'yes'", Some(json!({"readOnlyHint": "yes"})), None),
+        ("tool.annotations.destructiveHint == true", Some(json!({"destructiveHint": 1})), None),
         ("tool.annotations.readOnlyHint", Some(json!({})), None),
         ("tool.annotations.readOnlyHint", None, None),
         ("!tool.annotations.readOnlyHint", None, None),
@@ -157,6 +159,10 @@ fn a_list_shows_what_depends_on_arguments() {
     assert!(!shown(&deny("caller.tenant == 'acme' || arguments.path == '/'"), None));
     assert!(!shown(&allow("tool.annotations.readOnlyHint"), None));
     assert!(!shown(&deny("tool.annotations.readOnlyHint"), None));
+    let both = "tool.annotations.readOnlyHint && arguments.path == 'x'";
+    assert!(!shown(&allow(both), None), "no arguments will make the annotation known");
+    assert!(!shown(&deny(both), None));
+    assert!(shown(&allow(both), Some(json!({"readOnlyHint": true}))));
     assert!(shown(&allow("tool.annotations.readOnlyHint"), Some(json!({"readOnlyHint": true}))));
     assert!(!allow("true").listing(&caller, "files", None).is_open());
 }

@@ -94,6 +94,7 @@ fn lifecycle_is_open_to_every_caller_until_a_rule_denies_it() {
         let what = format!("method:{method}");
         check(&closed, &[("bob", "files", &what, "allowed - lifecycle")]);
     }
+    check(&closed, &[("bob", "files", "method:tasks/list", "forbidden - default")]);
     let denied = policy(
         "  rules: [{ name: a, allow: { methods: ['x/*'] } }, { name: d, deny: { methods: ['tasks/*'] } }, { name: b, deny: { callers: [bob] } }]",
     );
@@ -102,6 +103,7 @@ fn lifecycle_is_open_to_every_caller_until_a_rule_denies_it() {
         &[
             ("alice", "files", "method:x/y", "allowed a rule"),
             ("alice", "files", "method:tasks/get", "forbidden d rule"),
+            ("root", "files", "method:tasks/list", "forbidden d rule"),
             ("alice", "files", "method:ping", "allowed - lifecycle"),
             ("bob", "files", "method:initialize", "forbidden b rule"),
         ],
@@ -181,10 +183,55 @@ fn names_that_are_no_names_are_refused_and_cost_nothing() {
     let policy = policy("  rules: [{ name: a, allow: {} }]");
     let long = "a".repeat(4097);
     check(&policy, &[("x", "files", &long, "hidden - name_too_long")]);
+    let method = format!("method:{long}");
+    check(&policy, &[("x", "files", &method, "forbidden - name_too_long")]);
     let invented: Vec<String> = (0..3000).map(|name| format!("tool-{name}")).collect();
     for name in &invented {
         check(&policy, &[("x", "files", name, "allowed a rule")]);
     }
+}
+
+#[test]
+fn what_servers_may_read_as_another_name_is_refused() {
+    let policy = policy(
+        "  rules:
+    - { name: a, allow: { resources: ['*'], prompts: ['*'], tools: ['*'] } }
+    - { name: root, allow: { callers: [root] } }
+    - { name: d, deny: { callers: [alice], resources: ['file:///etc/*'], prompts: [secret] } }
+    - { name: r, require: { callers: [bob], resources: ['file:///etc/*'], scopes: [s] } }",
+    );
+    check(
+        &policy,
+        &[
+            ("alice", "files", "resource:file:///etc/passwd", "hidden d rule"),
+            ("alice", "files", "resource:file:///pub/a", "allowed a rule"),
+            ("alice", "files", "resource:file:///pub/../etc/passwd", "hidden - uri_not_normal"),
+            ("alice", "files", "resource:file:///%65tc/passwd", "hidden - uri_not_normal"),
+            ("alice", "files", "resource:FILE:///etc/passwd", "hidden - uri_not_normal"),
+            ("alice", "files", "resource:file://localhost/etc/passwd", "hidden - uri_not_normal"),
+            ("alice", "files", "template:file:///pub/../{x}", "hidden - uri_not_normal"),
+            ("alice", "files", "template:file:///{x}", "allowed a rule"),
+            ("bob", "files", "resource:file:/etc/passwd", "hidden - uri_not_normal"),
+            // Who may do everything gains nothing by another spelling.
+            ("root", "files", "resource:FILE:///etc/passwd", "allowed a rule"),
+            // A completion that is for two things, or for none.
+            ("alice", "files", "prompt:", "hidden - name_missing"),
+            ("root", "files", "prompt:", "hidden - name_missing"),
+        ],
+    );
+    let shows = |who: &str, listed, name: &str| {
+        policy.listing(&caller(who), "files", None).shows(listed, name, None)
+    };
+    assert!(shows("alice", Listed::Resource, "file:///pub/a"));
+    assert!(!shows("alice", Listed::Resource, "file:///pub/./a"));
+    assert!(!shows("alice", Listed::Template, "File:///pub/{a}"));
+    assert!(!shows("alice", Listed::Tool, ""));
+    assert!(shows("root", Listed::Resource, "file:///pub/./a"));
+    let shadow = super::policy("  rules: [{ name: s, mode: shadow, allow: { tools: [t] } }]");
+    check(
+        &shadow,
+        &[("x", "files", "resource:file:/a", "allowed - open | refused - uri_not_normal")],
+    );
 }
 
 #[test]
