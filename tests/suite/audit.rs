@@ -174,7 +174,7 @@ impl Recorded {
         let upstream = Upstream::start(moody).await;
         let audit = audit_section(&folder.path().join("audit.jsonl"), audit);
         let gateway = Gateway::start(&format!("{}{audit}{more}", upstream.sections())).await;
-        Self { gateway, upstream: upstream, folder }
+        Self { gateway, upstream, folder }
     }
 
     async fn ask(&self, message: &Message) -> Answer {
@@ -370,7 +370,7 @@ async fn a_limit_and_a_credential_are_named() {
     let audit = audit_section(&folder.path().join("audit.jsonl"), "");
     let limits = "limits: [{ name: few, rate: 1/h }]\n";
     let gateway = Gateway::start(&format!("{sections}{audit}{limits}")).await;
-    let it = Recorded { gateway, upstream: upstream, folder };
+    let it = Recorded { gateway, upstream, folder };
     let first = it.line_of(&it.ask(&Message::call(1, "echo")).await).await;
     says(&first, &json!({ "result": "ok", "credential": "value", "limit": null }), "let in");
     let answer = it.ask(&Message::call(2, "echo")).await;
@@ -393,7 +393,7 @@ async fn an_address_that_floods_is_recorded() {
         format!("listeners: [{{ address: {address}, limits: {{ requests_per_address: 1/h }} }}]\n");
     let yaml = format!("{listener}{}{audit}", upstream.sections());
     let gateway = Gateway::start_at(&yaml, address).await;
-    let it = Recorded { gateway, upstream: upstream, folder };
+    let it = Recorded { gateway, upstream, folder };
     assert_eq!(it.ask(&Message::call(1, "echo")).await.status, 200);
     let answer = it.ask(&Message::call(2, "echo")).await;
     assert_eq!(answer.status, 429, "{}", answer.text());
