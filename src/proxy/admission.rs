@@ -7,7 +7,7 @@ use std::time::{Instant, SystemTime};
 
 use pingora::http::RequestHeader;
 
-use super::context::{Context, Ruling};
+use super::context::{Context, Reached, Ruling};
 use super::plan::{Exchange, Held, Shape};
 use super::refusal::Refusal;
 use super::{Gateway, Shared, strict};
@@ -66,6 +66,19 @@ impl<'a> Wish<'a> {
         match self.subject {
             Subject::Tool(name) => Some(name),
             _ => None,
+        }
+    }
+}
+
+impl Context {
+    /// The call is over and holds nothing any more. This comes before its client can know, because
+    /// that may ask again at once. A call that reached no server has not run, and leaves no mark.
+    pub(super) fn give_back(&mut self) {
+        let Admission { permits, marks, slot: _ } = &mut self.admission;
+        drop(std::mem::take(permits));
+        let marks = std::mem::take(marks);
+        if self.record.reached == Reached::Gateway {
+            marks.take_back();
         }
     }
 }

@@ -30,6 +30,7 @@ pub(super) async fn refuse(
     ctx: &mut Context,
     refusal: &Refusal,
 ) -> pingora::Result<()> {
+    ctx.give_back();
     ctx.record.reason = Some(refusal.reason);
     ctx.record.status = refusal.status;
     ctx.record.outcome = Some(match refusal.status {

@@ -94,6 +94,9 @@ impl Gateway {
         }
         let body = Body { held, exchange, is_stream: is_stream(&head, forward), watch, filter };
         self.close_if_draining(session);
+        if body.exchange.is_none() {
+            ctx.give_back();
+        }
         // Before the client can know of it, or its next request would find the session as it was.
         if head.status < 300 {
             self.remember(ctx, forward);
@@ -137,10 +140,14 @@ impl Gateway {
                     match self.read_part(session, ctx, forward, &mut open, is_stream).await {
                         Ok(Some(part)) => {
                             exchange = self.unless_finished(open).await;
+                            if exchange.is_none() {
+                                ctx.give_back();
+                            }
                             part
                         }
                         Ok(None) => {
                             self.connections.close(open).await;
+                            ctx.give_back();
                             break;
                         }
                         Err(interrupted) => {

@@ -3,26 +3,15 @@
 use pingora::http::RequestHeader;
 
 use super::Gateway;
-use super::admission::Admission;
-use super::context::{Context, Reached};
+use super::context::Context;
 use crate::mcp::Verdict;
 use crate::telemetry::{CallDetail, Line, Outcome};
 use crate::upstream::{Endpoint, Loss};
 
 impl Gateway {
-    /// The request holds nothing any more. One that reached no server has not run, and leaves no mark.
-    fn give_back(&self, ctx: &mut Context) {
-        let Admission { permits, marks, slot: _ } = &mut ctx.admission;
-        drop(std::mem::take(permits));
-        let marks = std::mem::take(marks);
-        if ctx.record.reached == Reached::Gateway {
-            marks.take_back();
-        }
-    }
-
     /// Counts and logs the request.
     pub(super) fn log(&self, head: &RequestHeader, ctx: &mut Context) {
-        self.give_back(ctx);
+        ctx.give_back();
         let record = &ctx.record;
         let duration = ctx.started.elapsed();
         let overhead = duration.saturating_sub(record.waited);

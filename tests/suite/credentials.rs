@@ -6,7 +6,6 @@ mod exchange;
 use crate::support::client::{self, Answer, Client};
 use crate::support::gateway::{Folder, Gateway, free_address};
 use crate::support::http2::{Http2Upstream, Reaction};
-use crate::support::idp::{Idp, Key, PUBLIC_URL};
 use crate::support::message::Message;
 use crate::support::operator::{self, Operator};
 use crate::support::upstream::{

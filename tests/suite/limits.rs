@@ -306,3 +306,16 @@ async fn what_was_counted_outlives_a_reload_that_changes_something_else() {
     stage.gateway.metrics_with(r#"toolgate_reloads_total{outcome="installed"} 2"#).await;
     gets_a_place(&stage, &echo("ann")).await;
 }
+
+#[tokio::test]
+async fn who_has_its_answer_has_given_its_place_back() {
+    let stage = stage(willing().await, "limits: [{ name: one-by-one, in_flight: 1 }]\n").await;
+    let mut connections = [stage.connect().await, stage.connect().await];
+    let mut refused = 0;
+    for turn in 0..300 {
+        let client = &mut connections[turn % 2];
+        client.send(&echo("ann").bytes()).await;
+        refused += usize::from(client.answer().await.status != 200);
+    }
+    assert_eq!(refused, 0, "of 300 calls one after the other");
+}

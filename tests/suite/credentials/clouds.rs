@@ -1,7 +1,7 @@
 //! Tokens of the clouds that the gateway may run in.
 
-use super::{Issuer, fails_closed, gateway, identity, is_sent};
-use crate::support::upstream::{Request, Upstream, mcp, plain};
+use super::{Issuer, fails_closed, gateway, is_sent};
+use crate::support::upstream::{Request, Upstream, plain};
 use base64::Engine as _;
 
 #[tokio::test]

@@ -1,12 +1,11 @@
 //! Tokens in exchange for the caller's own, and what the gateway asks by itself.
 
-use super::{CANARY, Issuer, UNLISTED, ask, call, form, gateway, identity, tells_nothing};
+use super::{CANARY, Issuer, UNLISTED, ask, form, identity, tells_nothing};
 use crate::support::client::Client;
 use crate::support::gateway::Gateway;
 use crate::support::idp::{Idp, Key, PUBLIC_URL};
 use crate::support::message::Message;
-use crate::support::upstream::{Request, Step, Upstream, json_answer, mcp, sections};
-use base64::Engine as _;
+use crate::support::upstream::{Request, Step, Upstream, json_answer, sections};
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
