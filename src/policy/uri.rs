@@ -49,7 +49,8 @@ pub(super) fn is_normal_template(template: &str) -> bool {
     let Some(parts) = Parts::of(&fixed) else { return false };
     has_normal_text(&fixed)
         && !has_slash_in_disguise(parts.path)
-        && !parts.authority.is_some_and(|authority| host(authority).contains(is_upper))
+        && !(WEB.iter().any(|(name, _)| *name == parts.scheme)
+            && parts.authority.is_some_and(|authority| host(authority).contains(is_upper)))
 }
 
 /// The parts of a URI (RFC 3986 section 3).
@@ -112,7 +113,8 @@ fn is_normal_authority(scheme: &str, authority: &str) -> bool {
             && web.is_none_or(|(_, default)| port != *default)
     };
     authority.matches('@').count() < 2
-        && !host.contains(is_upper)
+        // Elsewhere what stands in a host's place is no name of DNS, and case means something.
+        && !(web.is_some() && host.contains(is_upper))
         && !host.contains('%')
         && !host.ends_with('.')
         && port.is_none_or(is_normal_port)
@@ -176,6 +178,7 @@ mod tests {
             "demo://resource/1",
             "demo://resource",
             "postgres://User@host:5432/db/Table",
+            "greeting://World",
             "git+ssh://host/a#main",
             "urn:isbn:0451450523",
             "data:text/plain,a",
@@ -234,7 +237,6 @@ mod tests {
             "file:///a#b",
             "file:///a#",
             "demo://a/?/../b",
-            "demo://A/b",
             "demo://%41/b",
             "demo://a%20b/c",
             "demo://a:/b",
