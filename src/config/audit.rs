@@ -255,7 +255,7 @@ impl Audit {
 
     /// How many records, whatever they say, the room has a place for.
     fn places(&self) -> usize {
-        self.queue_bytes_max / self.place_bytes()
+        (self.queue_bytes_max / self.place_bytes()).min(self.queue_records_max)
     }
 }
 
