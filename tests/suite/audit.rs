@@ -1,133 +1,22 @@
 //! The record: what a gateway writes of what happens, what `verify` finds in files, and what `tail` shows.
 
+mod ending;
+mod files;
+
 use crate::support::client::{self, Answer, Client};
-use crate::support::gateway::{Folder, Gateway, free_address, toolgate};
+use crate::support::gateway::{Folder, Gateway, free_address};
 use crate::support::message::Message;
 use crate::support::operator::{self, Operator};
 use crate::support::upstream::{
     Request, Step, Upstream, event, events_head, json_answer, mcp, plain, sections,
 };
+use files::verify;
 use serde_json::{Value, json};
 use std::fs;
-use std::io::{BufRead as _, BufReader};
-use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
-use toolgate::audit::{Audit, Event, Record, Target};
-use toolgate::config::{self, AuditSink};
-use toolgate::telemetry::Metrics;
-
-fn start(path: &Path) -> Arc<Audit> {
-    let path = path.to_owned();
-    let settings = config::Audit {
-        sinks: vec![AuditSink::File { path, rotate_bytes: u64::MAX, keep: None }],
-        ..config::Audit::default()
-    };
-    Audit::start(&settings, "", &Metrics::new(1, 1).audit).expect("a file")
-}
-
-fn record(audit: &Audit, tools: &[&str]) {
-    for tool in tools {
-        let target = Some(Target::Tool(tool));
-        audit.event(&Record { target, method: "tools/call", ..Record::new(Event::Call) });
-    }
-}
-
-/// A folder with a file in which two chains are closed.
-fn recorded() -> (Folder, PathBuf) {
-    let folder = Folder::new();
-    let path = folder.path().join("audit.jsonl");
-    for tools in [&["search", "read"][..], &["write"]] {
-        let audit = start(&path);
-        record(&audit, tools);
-        audit.close(Duration::from_secs(20));
-    }
-    (folder, path)
-}
-
-fn verify(arguments: &[&str]) -> (Option<i32>, String) {
-    let output = toolgate(&[&["audit", "verify"], arguments].concat());
-    (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
-}
-
-#[test]
-fn verify_says_what_is_wrong_and_exits_accordingly() {
-    let (folder, path) = recorded();
-    let file = path.to_str().expect("a name");
-    let (code, text) = verify(&[file]);
-    assert_eq!(code, Some(0), "{text}");
-    assert_eq!(text.matches(", closed").count(), 2, "{text}");
-    let whole = fs::read_to_string(&path).expect("the record");
-    let rows: [(String, &str); 4] = [
-        (whole.replacen("search", "serach", 1), "altered.jsonl:2: altered (seq 1)"),
-        (whole.lines().skip(1).map(|line| format!("{line}\n")).collect(), "seq 0 to 0 of chain"),
-        (whole[..whole.len() - 10].to_owned(), "half a line"),
-        (format!("{whole}\u{0}\n"), "this is no record"),
-    ];
-    for (text, expected) in rows {
-        let altered = folder.write("altered.jsonl", &text);
-        let (code, told) = verify(&[altered.to_str().expect("a name")]);
-        assert_eq!(code, Some(1), "{told}");
-        assert!(told.contains(expected), "no {expected} in\n{told}");
-    }
-    // Of rotated files only the last ones may be left.
-    let lines: Vec<&str> = whole.lines().collect();
-    let rest = folder.write("rest.jsonl", &(lines[1..].join("\n") + "\n"));
-    let rest = rest.to_str().expect("a name");
-    assert_eq!(verify(&[rest]).0, Some(1));
-    assert_eq!(verify(&["--part", rest]).0, Some(0));
-    // A writer that was killed leaves a chain that is not closed, and is no fault.
-    let killed = folder.write("killed.jsonl", &(lines[..lines.len() - 1].join("\n") + "\n"));
-    let (code, text) = verify(&[killed.to_str().expect("a name")]);
-    assert_eq!(code, Some(0), "{text}");
-    assert!(text.contains("not closed"), "{text}");
-    assert_eq!(verify(&["/no/such/file"]).0, Some(1));
-    assert_eq!(verify(&[]).0, Some(2));
-}
-
-#[test]
-fn tail_shows_what_is_wanted() {
-    let (_folder, path) = recorded();
-    let file = path.to_str().expect("a name");
-    let tail = |arguments: &[&str]| {
-        let output = toolgate(&[&["audit", "tail", file], arguments].concat());
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    };
-    assert_eq!(tail(&[]).lines().count(), 7);
-    assert_eq!(tail(&["--last", "1"]).lines().count(), 1);
-    let found = tail(&["--tool", "re*"]);
-    assert_eq!(found.lines().count(), 1);
-    assert!(found.contains("tools/call read"), "{found}");
-    assert_eq!(tail(&["--caller", "ann"]), "");
-    assert_eq!(toolgate(&["audit", "tail", "/no/such/file"]).status.code(), Some(1));
-}
-
-#[test]
-fn tail_follows_a_file_that_is_rotated() {
-    let (folder, path) = recorded();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_toolgate"))
-        .args(["audit", "tail", "--follow", "--last", "1", "--tool", "*"])
-        .arg(&path)
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("a process");
-    let mut lines = BufReader::new(child.stdout.take().expect("its output")).lines();
-    let mut next = || lines.next().expect("a line").expect("text");
-    assert!(next().contains("tools/call write"));
-    let audit = start(&path);
-    record(&audit, &["later"]);
-    assert!(next().contains("tools/call later"));
-    fs::rename(&path, folder.path().join("audit.jsonl.1")).expect("renamed");
-    record(&audit, &["after"]);
-    assert!(next().contains("tools/call after"));
-    audit.close(Duration::from_secs(20));
-    child.kill().expect("killed");
-    child.wait().expect("gone");
-}
 
 /// Longer than anything here takes.
 const SOON: Duration = Duration::from_secs(15);
@@ -495,129 +384,4 @@ async fn what_operators_change_is_recorded() {
     assert_eq!(operator.ask("POST", "/v1/reload", &json!({})).await.status, 200);
     says(&it.event("admin_change").await, &json!({ "subject": "configuration" }), "by the API");
     assert!(it.verify().contains("not closed"));
-}
-
-#[tokio::test]
-async fn a_record_is_closed_by_a_stop_and_not_by_a_kill() {
-    for (signal, state) in [("TERM", ", closed"), ("KILL", "not closed")] {
-        let mut it = Recorded::start("", "").await;
-        assert_eq!(it.ask(&Message::call(1, "echo")).await.status, 200);
-        it.event("call").await;
-        it.gateway.signal(signal);
-        it.gateway.ended().await;
-        let told = it.verify();
-        assert!(told.contains(state), "{signal}: {told}");
-        let drains = it.lines().iter().filter(|line| line["event"] == "drain").count();
-        assert_eq!(drains, usize::from(signal == "TERM"));
-        if signal == "TERM" {
-            let expected = json!({ "subject": "gateway", "outcome": "told to stop" });
-            says(&it.event("drain").await, &expected, signal);
-        }
-    }
-}
-
-#[tokio::test]
-async fn calls_that_never_ended_are_counted() {
-    let mut it = Recorded::start(", when_full: wait", "runtime: { grace: 1s }\n").await;
-    let mut client = Client::connect(it.gateway.address).await;
-    let session = it.ask(&Message::initialize()).await.session();
-    client.send(&Message::legacy_call(1, "endless", &session).bytes()).await;
-    client.body_after_head("progress").await;
-    it.gateway.signal("TERM");
-    it.gateway.ended().await;
-    let expected = json!({ "count": 1, "reason": "unfinished", "sink": null });
-    says(&it.event("records_lost").await, &expected, "the call");
-    assert!(it.verify().contains(", closed; 1 records lost"));
-}
-
-#[tokio::test]
-async fn a_new_file_is_begun_on_a_signal() {
-    let mut it = Recorded::start("", "").await;
-    for id in 1..4 {
-        let answer = it.ask(&Message::call(id, "echo")).await;
-        it.line_of(&answer).await;
-        it.gateway.signal("USR1");
-        let began = Instant::now();
-        while it.files().iter().filter(|path| !path.ends_with(".jsonl")).count() < id as usize {
-            assert!(began.elapsed() < SOON, "{:?}", it.files());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-    it.ask(&Message::call(4, "echo")).await;
-    it.wait(4, |line| line["event"] == "call").await;
-    it.gateway.signal("TERM");
-    it.gateway.ended().await;
-    assert!(it.verify().contains("seq 0 to 6, closed"), "{}", it.verify());
-}
-
-#[tokio::test]
-async fn redacted_arguments_show_no_secret() {
-    let it = Recorded::start(", arguments: redacted", "").await;
-    let arguments =
-        json!({ "query": "weather", "auth": { "api_key": "canary-1" }, "Cookie": "canary-2" });
-    let params = json!({ "name": "echo", "arguments": arguments });
-    let answer = it.ask(&Message::modern(1, "tools/call", params)).await;
-    let line = it.line_of(&answer).await;
-    let kept = line["gen_ai.tool.call.arguments"].to_string();
-    assert!(kept.contains("weather") && kept.contains("[redacted]"), "{line:#}");
-    assert!(!it.text().contains("canary"), "{line:#}");
-}
-
-#[tokio::test]
-async fn with_refuse_a_full_disk_stops_calls_until_there_is_room() {
-    let folder = Folder::new();
-    let file = folder.path().join("audit.jsonl");
-    symlink("/dev/full", &file).expect("a link");
-    let audit = ", when_full: refuse, queue: { records: 4 }";
-    let mut it = Recorded::start_in(folder, audit, "runtime: { streams_max: 2 }\n").await;
-    let call = Message::call(1, "echo");
-    for _ in 0..4 {
-        assert_eq!(it.ask(&call).await.status, 200);
-    }
-    let answer = it.ask(&call).await;
-    assert_eq!((answer.status, answer.code()), (503, 503), "{}", answer.text());
-    assert!(answer.text().contains("cannot be recorded"), "{}", answer.text());
-    let refused = r#"toolgate_refusals_total{reason="audit_full"} 1"#;
-    it.gateway.metrics_with(refused).await;
-    it.gateway.metrics_with("toolgate_audit_queue 4").await;
-    // Somebody makes room.
-    fs::remove_file(&file).expect("removed");
-    let (began, mut refused) = (Instant::now(), 1);
-    while it.ask(&call).await.status != 200 {
-        refused += 1;
-        assert!(began.elapsed() < SOON, "{}", it.gateway.diagnostics());
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-    it.wait(5, |line| line["event"] == "call").await;
-    it.gateway.signal("TERM");
-    it.gateway.ended().await;
-    let told = it.verify();
-    assert!(told.contains(&format!(", closed; {refused} records lost")), "{told}");
-}
-
-#[tokio::test]
-async fn two_processes_of_an_upgrade_share_a_file() {
-    let mut it = Recorded::start("", "").await;
-    assert_eq!(it.ask(&Message::call(1, "echo")).await.status, 200);
-    let mut successor = it.gateway.successor(&it.gateway.config());
-    let socket = it.gateway.state().join("upgrade/socket");
-    let began = Instant::now();
-    while !socket.exists() {
-        assert!(began.elapsed() < SOON, "{}", successor.diagnostics());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    assert_eq!(it.ask(&Message::call(2, "echo")).await.status, 200);
-    it.gateway.signal("QUIT");
-    it.gateway.ended().await;
-    assert_eq!(it.ask(&Message::call(3, "echo")).await.status, 200);
-    let calls = it.wait(3, |line| line["event"] == "call").await;
-    assert_eq!(calls[0]["chain"], calls[1]["chain"]);
-    assert_ne!(calls[0]["chain"], calls[2]["chain"]);
-    let id = successor.id().to_string();
-    assert!(Command::new("kill").arg(&id).status().expect("kill").success());
-    successor.ended().await;
-    let drains = it.wait(2, |line| line["event"] == "drain").await;
-    assert_eq!(drains[0]["outcome"], "a successor serves");
-    assert_eq!(drains[1]["outcome"], "told to stop");
-    assert_eq!(it.verify().matches(", closed").count(), 2, "{}", it.verify());
 }
