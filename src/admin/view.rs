@@ -93,7 +93,7 @@ fn catalog(listing: Listing, offer: &Offer) -> Value {
         State::Unknown if listing == Listing::Off => ("off", None),
         State::Unknown => ("unknown", None),
         State::Known => ("known", None),
-        State::Stale(fault) => ("stale", Some(fault)),
+        State::Stale(fault) => ("stale", Some(&**fault)),
     };
     json!({
         "state": state,
