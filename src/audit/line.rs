@@ -2,7 +2,8 @@
 
 use ring::digest::{Context, SHA256};
 
-use super::text::{Object, write_hex, write_number};
+use super::text::{Object, write_hex};
+use crate::telemetry::write_number;
 
 /// The version of the lines' schema.
 pub(super) const SCHEMA: u64 = 1;

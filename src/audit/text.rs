@@ -1,6 +1,7 @@
 //! JSON as it is written: one flat object, whatever the texts hold, and none of them too long.
 
 use super::line::HEX_DIGITS;
+use crate::telemetry::write_number;
 
 /// How many shortened texts one object names.
 const SHORTENED_MAX: usize = 8;
@@ -133,21 +134,6 @@ pub(super) fn write_hex(out: &mut Vec<u8>, bytes: &[u8]) {
         out.push(HEX_DIGITS[usize::from(byte >> 4)]);
         out.push(HEX_DIGITS[usize::from(byte & 15)]);
     }
-}
-
-/// Writes a whole number.
-pub(super) fn write_number(out: &mut Vec<u8>, mut value: u64) {
-    let mut digits = [0u8; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (value % 10) as u8;
-        value /= 10;
-        if value == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
 }
 
 #[cfg(test)]

@@ -51,8 +51,10 @@ impl Gateway {
         self.admit_early(ctx, &route, &caller).await?;
         match session.req_header().method {
             Method::POST => self.decide_message(session, ctx, &route, &caller).await,
-            Method::GET => self.decide_stream(session, ctx, &route, &caller).await,
-            Method::DELETE => self.decide_session_end(session, ctx, &route, &caller).await,
+            Method::GET => self.of_session(session, ctx, &route, &caller, Exchange::Stream).await,
+            Method::DELETE => {
+                self.of_session(session, ctx, &route, &caller, Exchange::EndsSession).await
+            }
             _ => Err(Refusal::verb(METHODS)),
         }
     }
@@ -147,48 +149,25 @@ impl Gateway {
         Ok(Plan::Forward(Forward { pool, placement, shape, body }))
     }
 
-    /// GET: the stream of a legacy session. Nothing else has one (2026-07-28 transport).
-    async fn decide_stream(
-        &self,
-        session: &Session,
-        ctx: &mut Context,
-        route: &Arc<Route>,
-        caller: &Arc<Caller>,
-    ) -> Result<Plan, Refusal> {
-        let (exchange, repeat) = (Exchange::Stream, Repeat::Harmless);
-        if !strict::accepts(&session.req_header().headers, "text/event-stream") {
-            return Err(Reason::NotAcceptable.into());
-        }
-        self.of_session(session, ctx, route, caller, Shape { exchange, repeat, era: Era::Legacy })
-            .await
-    }
-
-    /// DELETE: the end of a legacy session.
-    async fn decide_session_end(
-        &self,
-        session: &Session,
-        ctx: &mut Context,
-        route: &Arc<Route>,
-        caller: &Arc<Caller>,
-    ) -> Result<Plan, Refusal> {
-        let (exchange, repeat) = (Exchange::EndsSession, Repeat::Never);
-        self.of_session(session, ctx, route, caller, Shape { exchange, repeat, era: Era::Legacy })
-            .await
-    }
-
+    /// GET and DELETE: the stream and the end of a legacy session. Nothing else has one (2026-07-28
+    /// transport).
     async fn of_session(
         &self,
         session: &Session,
         ctx: &mut Context,
         route: &Arc<Route>,
         caller: &Arc<Caller>,
-        shape: Shape,
+        exchange: Exchange,
     ) -> Result<Plan, Refusal> {
         let head = session.req_header();
-        let method = match head.method {
-            Method::GET => "GET",
-            _ => "DELETE",
+        let (method, repeat) = match exchange {
+            Exchange::Stream => ("GET", Repeat::Harmless),
+            _ => ("DELETE", Repeat::Never),
         };
+        let shape = Shape { exchange, repeat, era: Era::Legacy };
+        if exchange == Exchange::Stream && !strict::accepts(&head.headers, "text/event-stream") {
+            return Err(Reason::NotAcceptable.into());
+        }
         ctx.record.method = method.into();
         let version = strict::text(&head.headers, MCP_PROTOCOL_VERSION);
         let is_modern =

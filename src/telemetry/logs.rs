@@ -262,7 +262,8 @@ fn write_json_string(out: &mut Vec<u8>, text: &str) {
     }
 }
 
-fn write_number(out: &mut Vec<u8>, mut value: u64) {
+/// Writes a whole number.
+pub fn write_number(out: &mut Vec<u8>, mut value: u64) {
     let mut digits = [0u8; 20];
     let mut at = digits.len();
     loop {

@@ -25,7 +25,7 @@ pub use credentials::CredentialMetrics;
 pub use endpoints::{EndpointMetrics, EndpointShown};
 pub use identity::IdentityMetrics;
 pub use limits::{LimitCounters, LimitMetrics};
-pub use logs::{Format, Line, RequestLog, start_diagnostics};
+pub use logs::{Format, Line, RequestLog, start_diagnostics, write_number};
 pub use metrics::{Labels, Metrics, Outcome};
 pub use policy::PolicyMetrics;
 pub use reason::Reason;
