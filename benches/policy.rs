@@ -9,8 +9,8 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use serde_json::{Map, json};
 use toolgate::config;
 use toolgate::identity::{Caller, Method, Proven};
-use toolgate::mcp::Annotations;
-use toolgate::policy::{Asked, Combinations, Effect, Listed, Origin, Policy, State, Subject, Use};
+use toolgate::mcp::{Annotations, Listed};
+use toolgate::policy::{Asked, Combinations, Effect, Origin, Policy, State, Subject, Use};
 use toolgate::upstream::now_ms;
 
 const CONDITION: &str = r#"{"path":"/public/report.txt","limit":10}"#;

@@ -7,20 +7,7 @@ use super::authorize::{Outcome, Policy};
 use super::bits::Bits;
 use super::condition::{Occasion, Question};
 use crate::identity::Caller;
-use crate::mcp::Annotations;
-
-/// What is listed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Listed {
-    /// A tool, by its own name.
-    Tool,
-    /// A prompt, by its own name.
-    Prompt,
-    /// A resource, by its URI.
-    Resource,
-    /// A template of resources, by its URI template.
-    Template,
-}
+use crate::mcp::{Annotations, Listed};
 
 /// What one caller sees of one server.
 pub struct Listing<'a> {

@@ -34,7 +34,7 @@ pub use combination::{Combinations, Marks, Refused, Use};
 pub use difference::{Access, Change, Difference, differences};
 pub use explain::{Account, Explanation, Matches};
 pub use inquiry::{Catalogue, Inquiry};
-pub use listing::{Listed, Listing};
+pub use listing::Listing;
 pub use marks::{MARKS_MAX, MARKS_PER_CALLER_MAX, State};
 pub use names::Origin;
 

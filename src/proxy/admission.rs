@@ -363,12 +363,6 @@ impl Permitted {
 
 impl Shows for Permitted {
     fn shows(&self, listed: Listed, name: &str, annotations: Option<&Annotations>) -> bool {
-        let listed = match listed {
-            Listed::Tool => policy::Listed::Tool,
-            Listed::Prompt => policy::Listed::Prompt,
-            Listed::Resource => policy::Listed::Resource,
-            Listed::Template => policy::Listed::Template,
-        };
         let snapshot = self.shared.snapshot();
         let listing = snapshot.policy.listing(&self.caller, &self.server, self.client);
         listing.shows(listed, name, annotations)

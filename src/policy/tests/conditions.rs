@@ -5,7 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde_json::json;
 
 use super::{annotations, asked, caller, policy, settings, told};
-use crate::policy::{Listed, Policy};
+use crate::mcp::Listed;
+use crate::policy::Policy;
 
 /// A policy that allows `t` where the condition holds, and everything else.
 fn allow(when: &str) -> Policy {

@@ -1,7 +1,8 @@
 //! Rules without conditions, row by row.
 
 use super::{annotations, asked, caller, policy, told};
-use crate::policy::{Listed, Policy};
+use crate::mcp::Listed;
+use crate::policy::Policy;
 
 fn check(policy: &Policy, rows: &[(&str, &str, &str, &str)]) {
     for (who, server, what, expected) in rows {
