@@ -227,6 +227,24 @@ async fn only_a_clear_yes_for_this_route_is_one() {
 }
 
 #[tokio::test]
+async fn whoever_makes_up_tokens_cannot_flood_their_issuer() {
+    let idp = Idp::start(&[]).await;
+    let stage = stage(&idp.introspection(", rate: 3/h")).await;
+    let good = json!({ "active": true, "sub": "ann", "aud": PUBLIC_URL }).to_string();
+    idp.say(move || vec![json_answer(&good)]);
+    assert_eq!(status(&stage, "known").await, 200);
+    for number in 0..20 {
+        let answer = stage.ask(&call(&format!("made-up-{number}"))).await;
+        match number {
+            0 | 1 => assert_eq!(answer.status, 200),
+            _ => unavailable(&answer),
+        }
+    }
+    assert_eq!(idp.http.take().len(), 3, "asked no more often than it may be");
+    assert_eq!(status(&stage, "known").await, 200, "who is known need not be asked about");
+}
+
+#[tokio::test]
 async fn issuers_are_asked_in_their_order() {
     let (first, second) = (Idp::start(&[]).await, Idp::start(&[]).await);
     let entry = |idp: &Idp| format!("{{ issuer: {0}, url: {0}/introspect }}", idp.issuer());
