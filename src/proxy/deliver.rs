@@ -190,7 +190,7 @@ impl Gateway {
         filter: &mut EventFilter,
         part: Bytes,
     ) -> Handed {
-        let (part, fault) = filter.pass(part);
+        let (part, fault) = filter.pass(ctx, part);
         if !part.is_empty() {
             watch.saw(&part);
             self.heard_of_changes(ctx, forward, watch);

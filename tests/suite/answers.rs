@@ -233,9 +233,8 @@ async fn changed_lists_are_heard_on_streams_which_pass_as_they_came() {
         "{body}"
     );
     assert!(body.contains("replayed"), "{body}");
-    let heard = ["prompts", "tools"].map(|list| {
-        format!(r#"toolgate_list_changes_total{{list="{list}",server="one"}} 1"#)
-    });
+    let heard = ["prompts", "tools"]
+        .map(|list| format!(r#"toolgate_list_changes_total{{list="{list}",server="one"}} 1"#));
     stage.gateway.metrics_with_all(&[&heard[0], &heard[1]]).await;
     let listed = stage.ask(&Message::modern(1, "tools/list", json!({}))).await;
     assert_eq!(listed.json()["result"]["tools"][0]["name"], "echo");
