@@ -369,7 +369,8 @@ async fn sessions_that_the_gateway_ends_are_recorded_as_what_they_were() {
     let drained = endpoints.iter().find(|endpoint| endpoint["url"] == json!(home_url));
     let name = drained.and_then(|endpoint| endpoint["id"].as_str()).expect("the endpoint");
     let path = format!("/v1/servers/one/endpoints/{name}/drain");
-    assert_eq!(operator.ask("POST", &path, &json!({ "deadline": "0s" })).await.status, 200);
+    assert_eq!(operator.ask("POST", &path, &json!({ "deadline": "1s" })).await.status, 200);
+    tokio::time::sleep(Duration::from_millis(1100)).await;
     let call = Message::legacy_call(7, "echo", &session);
     let call = call.field("mcp-protocol-version", "2025-06-18");
     assert_eq!(it.ask(&call).await.status, 200);
