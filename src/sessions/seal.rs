@@ -42,6 +42,16 @@ pub struct Binding<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SessionKey(pub [u8; NONCE_LEN]);
 
+impl SessionKey {
+    /// How the session's id begins: what joins the lines of a session, and opens nothing.
+    pub fn short(self) -> [u8; 4] {
+        let mut short = [0; 4];
+        // Three bytes are exactly four characters.
+        URL_SAFE_NO_PAD.encode_slice(&self.0[..3], &mut short).ok();
+        short
+    }
+}
+
 /// A session that begins.
 #[derive(Clone, Copy, Debug)]
 pub struct NewSession<'a> {
@@ -262,6 +272,7 @@ mod tests {
         assert_eq!(state.opening(), SESSION.opening);
         assert_eq!((state.endpoint, state.revision), (SESSION.endpoint, SESSION.revision));
         assert_eq!(state.key, sealed.key);
+        assert_eq!(&state.key.short()[..], &sealed.token.as_bytes()[..4]);
         true
     }
 
