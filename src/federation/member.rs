@@ -120,6 +120,11 @@ impl Voice {
         self.era.is_none_or(|spoken| spoken == era || self.knows_both)
     }
 
+    /// Whether it is known that it can.
+    pub(super) fn is_known_to_speak(self, era: Era) -> bool {
+        self.era.is_some() && self.speaks(era)
+    }
+
     /// The only era that it speaks, if it is known to be one.
     pub(super) fn only(self) -> Option<Era> {
         self.era.filter(|_| !self.knows_both)

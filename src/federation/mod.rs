@@ -177,15 +177,17 @@ impl Federation {
     /// What is not shown as its server would have it.
     pub fn reports(&self) -> Vec<Report> {
         let merged = self.merged();
+        let is_heard = |era| merged.voices.iter().any(|voice| voice.is_known_to_speak(era));
         let of_eras = self.members.iter().zip(&merged.voices).filter_map(|(member, voice)| {
-            let trouble = Trouble::OtherEra(voice.only()?);
+            let era = voice.only()?;
+            let other = match era {
+                Era::Legacy => Era::Modern,
+                Era::Modern => Era::Legacy,
+            };
+            // Where no server speaks the other era, its clients are told so at once.
+            let trouble = is_heard(other).then_some(Trouble::OtherEra(era))?;
             Some(Report { server: member.name.clone(), about: None, trouble })
         });
-        let all_speak_one = [Era::Legacy, Era::Modern]
-            .into_iter()
-            .any(|era| merged.voices.iter().all(|voice| voice.only().is_none_or(|of| of == era)));
-        // Where all servers speak one era alike, clients of the other one are told so at once.
-        let of_eras = of_eras.filter(|_| !all_speak_one);
         merged.table.reports.iter().cloned().chain(of_eras).collect()
     }
 

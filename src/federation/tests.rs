@@ -1,5 +1,7 @@
 //! Tests of several servers as one: whose names are, what is listed, what is said of it.
 
+mod lists;
+
 use super::naming::Rules;
 use super::{Federation, Found};
 use crate::catalog::{Catalog, Kind, Offer};

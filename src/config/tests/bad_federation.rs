@@ -36,14 +36,14 @@ const FEDERATIONS: &[Row] = &[
         &[
             "4:17 there is no server of this name (did you mean `everything`?)",
             "5:29 there is no prefix (add `prefix:`, or leave `prefix_on` out)",
-            "6:37 names cannot begin like this (use letters, digits, `_` and `-`, at most 32 in all, such as github_)",
             "6:17 this server is in the route already (write all about it in one place; the first is at t:5:17)",
-            "7:37 no URI can begin like this prefix (add `uri_prefix:`, such as files+)",
+            "6:37 names cannot begin like this (use letters, digits, `_` and `-`, at most 32 in all, such as github_)",
             "7:17 this server is in the route already (write all about it in one place; the first is at t:5:17)",
-            "8:41 schemes cannot begin like this (use small letters, digits and `+`, `-` or `.` at the end, at most 32 in all, such as github+)",
+            "7:37 no URI can begin like this prefix (add `uri_prefix:`, such as files+)",
             "8:17 this server is in the route already (write all about it in one place; the first is at t:5:17)",
-            "9:29 this matches nothing (write { tools: [\"fs_*\"] }, or leave `match` out)",
+            "8:41 schemes cannot begin like this (use small letters, digits and `+`, `-` or `.` at the end, at most 32 in all, such as github+)",
             "9:17 this server is in the route already (write all about it in one place; the first is at t:5:17)",
+            "9:29 this matches nothing (write { tools: [\"fs_*\"] }, or leave `match` out)",
         ],
     ),
     (
@@ -91,9 +91,15 @@ routes:
         prompts: { allow: [] }
 "#,
         &[
-            "7:27 this pattern is never reached (all that it matches is decided at t:7:18)",
             "6:27 this pattern is never reached (all that it matches is decided at t:6:19)",
             "6:38 this pattern is never reached (all that it matches is decided at t:7:18)",
+            "7:27 this pattern is never reached (all that it matches is decided at t:7:18)",
+            "8:21 what has this name is not shown (allow it, or leave this out)",
+            "8:41 clients do not take this for a name (use letters, digits, `_` and `-`, at most 64 in all)",
+            "8:56 clients do not take this for a name (use letters, digits, `_` and `-`, at most 64 in all)",
+            "9:23 what has this name is not shown (allow it, or leave this out)",
+            "9:44 nothing is said instead (write `description:`, `title:` or `annotations:`)",
+            "10:20 nothing is allowed (write patterns, or leave `allow` out for everything)",
         ],
     ),
 ];
