@@ -7,7 +7,7 @@ use bytes::Bytes;
 use ring::digest::{SHA256, digest};
 
 use crate::catalog::{Catalog, Listed};
-use crate::config::Settings;
+use crate::config::{self, Settings};
 use crate::identity::{Audience, Challenge, ProtectedResource};
 use crate::telemetry::{Metrics, RouteMetrics};
 use crate::upstream::Pool;
@@ -51,9 +51,13 @@ impl Routes {
     ) -> Self {
         let (mut by_path, mut metadata) = (HashMap::new(), HashMap::new());
         for route in &settings.routes {
-            let Some(target) = pools.get(route.server) else { continue };
+            let config::Target::Server(server) = route.target else { continue };
+            let Some(target) = pools.get(server) else { continue };
             let resource = route.public_url.as_deref().and_then(|url| {
-                let scopes = settings.policy.scopes_at(target.name());
+                let servers = route.servers();
+                let names = servers.iter().filter_map(|server| pools.get(*server));
+                let names: Vec<&str> = names.map(|pool| pool.name()).collect();
+                let scopes = settings.policy.scopes_at(&names);
                 ProtectedResource::new(url, &settings.identity, scopes)
             });
             let challenge = Challenge::new(resource.as_ref());

@@ -56,27 +56,48 @@ impl Difference {
     }
 
     fn routes(&mut self, old: &Settings, new: &Settings) {
-        let by_path = |settings: &Settings| -> BTreeMap<String, String> {
-            let server = |route: &config::Route| {
-                settings.servers.get(route.server).map(|server| server.name.clone())
-            };
-            let routes = settings.routes.iter();
-            routes.filter_map(|route| Some((route.path.clone(), server(route)?))).collect()
-        };
-        let (old, new) = (by_path(old), by_path(new));
+        let (old, new) = (Leads::by_path(old), Leads::by_path(new));
         for path in old.keys().filter(|path| !new.contains_key(*path)) {
             self.changes.push(format!("route {path} removed"));
         }
-        for (path, server) in &new {
+        for (path, leads) in &new {
+            let servers = leads.servers.join(", ");
             match old.get(path) {
-                None => self.changes.push(format!("route {path} to {server} added")),
-                Some(before) if before != server => {
-                    self.changes.push(format!("route {path} leads to {server}, not {before}"));
-                    self.announced.extend([before.clone(), server.clone()]);
+                None => self.changes.push(format!("route {path} to {servers} added")),
+                Some(before) if before.servers != leads.servers => {
+                    let before_servers = before.servers.join(", ");
+                    self.changes
+                        .push(format!("route {path} leads to {servers}, not {before_servers}"));
+                    self.announced.extend(before.servers.iter().chain(&leads.servers).cloned());
+                }
+                Some(before) if before.shown_as != leads.shown_as => {
+                    self.changes.push(format!("route {path} shows {servers} in another way"));
+                    self.announced.extend(leads.servers.iter().cloned());
                 }
                 Some(_) => {}
             }
         }
+    }
+}
+
+/// What answers a route: the names of its servers, and how several are shown as one.
+struct Leads<'s> {
+    servers: Vec<String>,
+    shown_as: Option<Vec<&'s config::Member>>,
+}
+
+impl<'s> Leads<'s> {
+    fn by_path(settings: &'s Settings) -> BTreeMap<&'s str, Self> {
+        let leads = |route: &'s config::Route| {
+            let of = |server: usize| settings.servers.get(server).map(|of| of.name.clone());
+            let servers = route.servers().into_iter().filter_map(of).collect();
+            let shown_as = match &route.target {
+                config::Target::Server(_) => None,
+                config::Target::Servers(several) => Some(several.members.iter().collect()),
+            };
+            (route.path.as_str(), Self { servers, shown_as })
+        };
+        settings.routes.iter().map(leads).collect()
     }
 }
 

@@ -41,7 +41,8 @@ pub(super) fn server(
         .routes
         .iter()
         .filter(|route| {
-            settings.servers.get(route.server).is_some_and(|server| server.name == pool.name())
+            let of = |server: usize| settings.servers.get(server);
+            route.servers().into_iter().filter_map(of).any(|server| server.name == pool.name())
         })
         .map(|route| route.path.as_str())
         .collect();

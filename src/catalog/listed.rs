@@ -95,6 +95,12 @@ impl Catalog {
         self.servers.lock().get(server).map(|listed| listed.offer.load_full())
     }
 
+    /// Takes what a server offers from whoever knows it without asking, and says whether there was
+    /// room.
+    pub fn put(&self, server: &str, offer: Offer) -> bool {
+        self.install(&self.of(server), Arc::new(offer)).is_ok()
+    }
+
     /// Forgets servers that no configuration names and nobody holds any more.
     pub(super) fn keep(&self, is_named: impl Fn(&str) -> bool) {
         self.servers.lock().retain(|server, listed| {

@@ -112,6 +112,29 @@ impl Told {
 }
 
 impl Offer {
+    /// The offer of a server whose lists are known otherwise than by asking it: the results of its
+    /// list requests, one for each kind that it offers. The error is for people.
+    ///
+    /// # Errors
+    /// When a result is none of such a request.
+    pub fn of_results(
+        era: Era,
+        greeting: Bytes,
+        results: &[(Kind, &[u8])],
+        now: SystemTime,
+    ) -> Result<Self, String> {
+        let mut lists = Vec::with_capacity(Kind::ALL.len());
+        for kind in Kind::ALL {
+            let mut list = List::default();
+            for (_, result) in results.iter().filter(|(of, _)| *of == kind) {
+                list.add(Page::read(kind, result)?)?;
+            }
+            lists.push(list);
+        }
+        let told = Told { era, greeting, tells: false, lists };
+        Ok(told.make(&Self::default(), now).offer)
+    }
+
     /// The same offer after a try that failed.
     pub(super) fn after_failure(&self, fault: &str) -> Self {
         let state = match &self.state {

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use super::{FAILURE, bad_configuration, failed, load, token};
 use crate::admin;
-use crate::config::{Problems, Settings};
+use crate::config::{Problems, Route, Settings};
 use crate::policy::{self, Inquiry, Policy};
 use crate::serve;
 
@@ -157,11 +157,15 @@ impl Explain {
     fn server(&self, settings: &Settings) -> Result<Option<String>, String> {
         let Some(path) = &self.route else { return Ok(self.server.clone()) };
         let route = settings.routes.iter().find(|route| route.path == *path);
-        let server = route.and_then(|route| settings.servers.get(route.server));
-        server.map_or_else(
-            || Err(format!("there is no route {path}")),
-            |server| Ok(Some(server.name.clone())),
-        )
+        let servers = route.map(Route::servers).unwrap_or_default();
+        let mut servers = servers.into_iter().filter_map(|server| settings.servers.get(server));
+        match (servers.next(), servers.next()) {
+            (None, _) => Err(format!("there is no route {path}")),
+            (Some(server), None) => Ok(Some(server.name.clone())),
+            (Some(_), Some(_)) => {
+                Err(format!("{path} shows several servers: say which with --server"))
+            }
+        }
     }
 }
 

@@ -24,6 +24,8 @@ mod catalog;
 mod cloud_identity;
 mod credentials;
 mod servers;
+mod federation_texts;
+mod federation;
 mod routes;
 mod certificates;
 mod tokens;
@@ -58,6 +60,9 @@ pub use credentials::{
 };
 pub use discovery::{Discovery, endpoints_file};
 pub use endpoints::{Endpoint, endpoint};
+pub use federation::{
+    Claims, Member, Naming, Override, PrefixOn, Selection, Servers, WhenDown, member_digest,
+};
 pub use identity::{Anonymous, ApiKey, Identity};
 pub use include::wildcard_matches;
 pub use limits::{Allowance, Cost, KeyPart, Limit, Rate};
@@ -67,7 +72,7 @@ pub use place::{Place, Sources};
 pub use policy::{BySession, Combination, Label, Mode, Policy, Rule, RuleEffect, Subjects, When};
 pub use problem::{Problem, Problems, nearest};
 pub use resilience::{Breaker, Ejection, Health, Probe, Retries};
-pub use routes::Route;
+pub use routes::{Route, Target};
 pub use runtime::Runtime;
 pub use scalars::duration;
 pub use secret::Secret;

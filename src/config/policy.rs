@@ -29,12 +29,15 @@ pub struct Policy {
 }
 
 impl Policy {
-    /// Every scope that a rule about this server asks for.
-    pub fn scopes_at(&self, server: &str) -> Vec<String> {
+    /// Every scope that a rule about one of these servers asks for.
+    pub fn scopes_at(&self, servers: &[&str]) -> Vec<String> {
         let is_here = |rule: &&Rule| {
             rule.mode == Mode::Enforce
                 && rule.effect != RuleEffect::Deny
-                && rule.servers.as_ref().is_none_or(|servers| servers.iter().any(|s| s == server))
+                && rule
+                    .servers
+                    .as_ref()
+                    .is_none_or(|of| of.iter().any(|of| servers.contains(&of.as_str())))
         };
         let rules = self.rules.iter().filter(is_here);
         let asked = rules.flat_map(|rule| {

@@ -1,9 +1,11 @@
 //! The public paths and what answers them: `routes`.
 
+use super::federation::{self, Member, Servers, WhenDown};
+use super::federation_texts::MemberText;
 use super::links::{ServerNames, note_duplicates};
 use super::place::Place;
 use super::reading::{Fault, Reading};
-use super::scalars::Bytes;
+use super::scalars::{Bytes, Count};
 use super::shape::{At, Field, Scalar, shape};
 use super::url::Url;
 
@@ -11,14 +13,16 @@ use super::url::Url;
 const BODY_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// And how much of a list is held to be filtered.
 const LIST_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// Definitions on one page of a list that is put together; more than most clients ever meet.
+const LIST_PAGE_MAX: usize = 1000;
 
 /// One public path.
 #[derive(Debug, Clone)]
 pub struct Route {
     /// The path, compared byte for byte; begins with `/`.
     pub path: String,
-    /// The index of its server in `Settings::servers`.
-    pub server: usize,
+    /// What answers it.
+    pub target: Target,
     /// The URL under which clients know it.
     pub public_url: Option<String>,
     /// The largest request body.
@@ -29,13 +33,40 @@ pub struct Route {
     pub place: Place,
 }
 
+/// What answers a route.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// The index of its server in `Settings::servers`.
+    Server(usize),
+    /// Several servers, shown as one.
+    Servers(Servers),
+}
+
+impl Route {
+    /// The indices of its servers in `Settings::servers`, in the order of the file.
+    pub fn servers(&self) -> Vec<usize> {
+        match &self.target {
+            Target::Server(server) => vec![*server],
+            Target::Servers(servers) => {
+                servers.members.iter().map(|member| member.server).collect()
+            }
+        }
+    }
+}
+
 shape! {
     /// One public path.
     RouteText {
         /// The path, compared byte for byte.
         required path: RoutePath,
-        /// The server that answers it.
-        required server: String,
+        /// The server that answers it; exactly one of `server` and `servers` is needed.
+        optional server: String,
+        /// Several servers that are shown as one, in the order in which lists show them.
+        optional servers: Vec<Field<MemberText>>,
+        /// What lists show of one of several servers that is down: keep (what it offered last) or leave_out.
+        optional when_down: WhenDown,
+        /// How many definitions of several servers one page of a list holds.
+        optional list_page_max: Count,
         /// The URL under which clients know it; never taken from the Host header.
         optional public_url: PublicUrl,
         /// The largest request body.
@@ -140,16 +171,70 @@ pub(super) fn check(
 
 impl RouteText {
     fn check(self, servers: &ServerNames, reading: &mut Reading<'_>) -> Option<Route> {
-        let Self { path, server, public_url, body_bytes_max, list_bytes_max } = self;
-        let server = server.given().and_then(|server| servers.resolve(&server, reading));
+        let Self {
+            path,
+            server,
+            servers: members,
+            when_down,
+            list_page_max,
+            public_url,
+            body_bytes_max,
+            list_bytes_max,
+        } = self;
+        note_without_meaning(&server, &when_down, "when_down", reading);
+        note_without_meaning(&server, &list_page_max, "list_page_max", reading);
+        let target = match (server, members) {
+            (Field::Absent, Field::Absent) => {
+                if let Some(path) = path.as_given() {
+                    let hint = "add `server: NAME`, or `servers:` with a list";
+                    reading.problem(path.place, "no server answers this route", hint);
+                }
+                None
+            }
+            (server, Field::Absent) => {
+                let server = server.given().and_then(|server| servers.resolve(&server, reading));
+                server.map(Target::Server)
+            }
+            (Field::Absent, members) => {
+                let members: Option<Vec<Member>> =
+                    members.given().and_then(|list| federation::check(list, servers, reading));
+                members.map(|members| {
+                    Target::Servers(Servers {
+                        members,
+                        when_down: when_down.or(WhenDown::default()),
+                        list_page_max: list_page_max.value().map_or(LIST_PAGE_MAX, Count::size),
+                    })
+                })
+            }
+            (server, _) => {
+                if let Some(server) = server.as_given() {
+                    let hint = "move the server into `servers`";
+                    reading.problem(server.head, "`server` and `servers` are both given", hint);
+                }
+                None
+            }
+        };
         let At { place, head: _, value: RoutePath(path) } = path.given()?;
         Some(Route {
             path,
-            server: server?,
+            target: target?,
             public_url: public_url.value().map(|url| url.0),
             body_bytes_max: body_bytes_max.or(Bytes(BODY_BYTES_MAX)).0,
             list_bytes_max: list_bytes_max.or(Bytes(LIST_BYTES_MAX)).0,
             place,
         })
+    }
+}
+
+/// What is said about lists that are put together means nothing where one server answers.
+fn note_without_meaning<T>(
+    server: &Field<String>,
+    field: &Field<T>,
+    key: &str,
+    reading: &mut Reading<'_>,
+) {
+    if let (Field::Given(_), Field::Given(given)) = (server, field) {
+        let message = format!("`{key}` has no meaning here: one server answers");
+        reading.problem(given.head, message, "leave it out; it goes with `servers`");
     }
 }

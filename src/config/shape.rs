@@ -236,13 +236,13 @@ macro_rules! shape {
 
         impl $crate::config::shape::Shape for $name {
             fn read(node: &$crate::config::tree::Node, reading: &mut $crate::config::reading::Reading<'_>) -> Option<Self> {
-                let keys = $crate::config::shape::KnownKeys::open(node, &[$(stringify!($key)),+], reading)?;
-                Some(Self { $($key: keys.$need(stringify!($key), reading)),+ })
+                let keys = $crate::config::shape::KnownKeys::open(node, &[$($crate::config::shape::key_name(stringify!($key))),+], reading)?;
+                Some(Self { $($key: keys.$need($crate::config::shape::key_name(stringify!($key)), reading)),+ })
             }
 
             fn schema() -> serde_json::Value {
                 $crate::config::shape::map_schema(concat!($($about),+), &[$((
-                    stringify!($key),
+                    $crate::config::shape::key_name(stringify!($key)),
                     stringify!($need),
                     concat!($($key_about),+),
                     <$shape as $crate::config::shape::Shape>::schema(),
@@ -252,6 +252,11 @@ macro_rules! shape {
     };
 }
 pub(super) use shape;
+
+/// The key as users write it: one that is a word of Rust stands raw in a shape.
+pub(super) fn key_name(written: &'static str) -> &'static str {
+    written.strip_prefix("r#").unwrap_or(written)
+}
 
 /// The schema of a map with known keys, given as name, need, comment and schema.
 pub(super) fn map_schema(about: &str, keys: &[(&str, &str, &str, Value)]) -> Value {

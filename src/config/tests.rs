@@ -2,12 +2,14 @@
 
 pub(super) mod directory;
 mod bad_credentials;
+mod bad_federation;
 mod bad_forms;
 mod bad_policy;
 mod bad_sections;
 mod bad_servers;
 mod credential_keys;
 mod examples;
+mod federation_keys;
 mod files;
 mod identity_keys;
 mod immovable;

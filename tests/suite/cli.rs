@@ -90,7 +90,7 @@ fn certificates_that_are_none_are_found_by_check() {
 
 #[test]
 fn the_examples_are_good_and_the_schema_is_theirs() {
-    for name in ["minimal.yaml", "full.yaml", "production.yaml"] {
+    for name in ["minimal.yaml", "full.yaml", "production.yaml", "federation.yaml"] {
         let path = format!("{}/conf/{name}", env!("CARGO_MANIFEST_DIR"));
         let output = Command::new(env!("CARGO_BIN_EXE_toolgate"))
             .args(["check", "--config", &path])

@@ -177,7 +177,7 @@ const ROUTES_AND_INCLUDE: &[Row] = &[
         "routes: [{ server: everything }, { path: /mcp }]\n",
         &[
             "1:10 the key `path` is missing (add `path:`)",
-            "1:34 the key `server` is missing (add `server:`)",
+            "1:42 no server answers this route (add `server: NAME`, or `servers:` with a list)",
         ],
     ),
     (

@@ -8,10 +8,11 @@ use serde_json::Value;
 use super::schema_paths;
 use crate::config::reading::Reading;
 use crate::config::tree::{Kind, Node, compose};
-use crate::config::{Anonymous, Audit, Settings, load, schema};
+use crate::config::{Anonymous, Audit, Settings, Target, load, parse, schema};
 
 const FULL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/conf/full.yaml");
 const MINIMAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/conf/minimal.yaml");
+const FEDERATION: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/conf/federation.yaml");
 const TEAM: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/conf/teams/files.yaml");
 
 fn settings(path: &str) -> Settings {
@@ -31,7 +32,8 @@ fn collect_keys(node: &Node, path: &str, keys: &mut BTreeMap<String, u32>) {
     match &node.kind {
         Kind::Map(entries) => {
             for (key, value) in entries {
-                let name = if path == "servers" { "*" } else { &key.text };
+                let is_chosen = path == "servers" || path.ends_with(".override");
+                let name = if is_chosen { "*" } else { &key.text };
                 let path = if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
                 keys.entry(path.clone()).or_insert_with(|| key.place.line());
                 collect_keys(value, &path, keys);
@@ -54,6 +56,7 @@ fn the_examples_are_accepted() {
     assert_eq!(names, "everything search mail crm blobs sheets drive files");
     assert_eq!(full.identity.api_keys.len(), 2);
     assert!(full.listeners.iter().any(|listener| listener.tls.is_some()));
+    assert_eq!(settings(FEDERATION).routes[0].servers(), [0, 1, 2, 3]);
 }
 
 #[test]
@@ -99,6 +102,16 @@ fn full_states_the_real_defaults() {
     assert_eq!(stated.timeouts, by_default.timeouts);
     assert_eq!(stated.endpoints[0].weight, by_default.endpoints[0].weight);
     assert_eq!(full.routes[0].body_bytes_max, minimal.routes[0].body_bytes_max);
+    let one = "listen: 127.0.0.1:1\nservers: { a: { endpoints: [http://a/] } }\nroutes: [{ path: /, servers: [{ name: a, prefix: a_ }] }]\n";
+    let by_default = parse(one, "one", &|_| None).unwrap();
+    let (Target::Servers(by_default), Target::Servers(stated)) =
+        (&by_default.routes[0].target, &full.routes[1].target)
+    else {
+        panic!("several servers");
+    };
+    assert_eq!(stated.when_down, by_default.when_down);
+    assert_eq!(stated.list_page_max, by_default.list_page_max);
+    assert_eq!(stated.members[0].prefix_on, by_default.members[0].prefix_on);
     assert_eq!(full.limits[0].keys_max, full.limits[1].keys_max);
     let audit = full.audit.unwrap();
     assert_eq!(audit, Audit { sinks: audit.sinks.clone(), ..Audit::default() });

@@ -41,7 +41,7 @@ fn included_files_add_servers_routes_and_keys() {
     ])
     .unwrap();
     let routes: Vec<_> =
-        settings.routes.iter().map(|route| (route.path.as_str(), route.server)).collect();
+        settings.routes.iter().map(|route| (route.path.as_str(), route.servers()[0])).collect();
     assert_eq!(routes, [("/mcp", 0), ("/a", 1), ("/b", 0)]);
     let callers: Vec<_> =
         settings.identity.api_keys.iter().map(|key| key.caller.as_str()).collect();

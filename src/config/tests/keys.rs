@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::credential_keys::CREDENTIALS;
+use super::federation_keys::FEDERATION;
 use super::identity_keys::IDENTITY;
 use super::policy_keys::POLICY;
 use super::server_keys::SERVERS;
@@ -255,7 +256,7 @@ const ROUTES_AND_IDENTITY: &[Row] = &[
     (
         "routes[].server",
         "servers: { a: { endpoints: [http://a/] }, b: { endpoints: [http://a/] } }\nroutes: [{ path: /, server: b }]\n",
-        |s| s.routes[0].server == 1,
+        |s| s.routes[0].servers() == [1],
     ),
     (
         "routes[].public_url",
@@ -428,6 +429,7 @@ fn every_key_does_what_it_says() {
         POLICY,
         LIMITS,
         AUDIT,
+        FEDERATION,
     ]
     .concat();
     check(&rows);
