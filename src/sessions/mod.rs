@@ -2,12 +2,14 @@
 
 mod key_file;
 mod seal;
+mod sealed;
 mod table;
 
 pub use key_file::{KeyFile, generated_key};
 pub use seal::{
     Binding, NewSession, Opening, Seal, Sealed, SessionKey, SessionState, TOKEN_BYTES_MAX, seconds,
 };
+pub use sealed::{Owner, Purpose, Sealing};
 pub use table::{
     Abandoned, ENTRY_BYTES_MAX, Place, Restore, Rules, Seen, Subscription, Table, View,
 };
