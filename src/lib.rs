@@ -125,6 +125,7 @@
 //! | [`sessions`] | which conversation? Session ids are sealed, not stored |
 //! | [`catalog`] | what does each server offer? Listed by the gateway itself, in the background |
 //! | [`policy`] | may they? Rules compiled to tables, conditions, combinations |
+//! | [`federation`] | how are many servers one? Names, and messages on their way between a client and a member |
 //! | [`audit`] | what happened? One line per call and event, in a chain that shows changes |
 //! | [`routes`] | from a path to everything that serves it |
 //! | [`snapshot`] | all of the above, made from one configuration, immutable |
@@ -169,6 +170,7 @@ pub mod upstream;
 pub mod sessions;
 pub mod catalog;
 pub mod policy;
+pub mod federation;
 pub mod audit;
 pub mod routes;
 pub mod snapshot;
