@@ -1,17 +1,23 @@
 //! What the gateway does for one call besides moving its bytes, step by step and together.
 
+use std::fmt::Write as _;
 use std::hint::black_box;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use criterion::{Criterion, criterion_group, criterion_main};
+use futures::FutureExt as _;
 use ring::digest::{SHA256, digest};
+use toolgate::audit::{Audit, Ending, Event, Keeping, Record, Target, Verdict};
 use toolgate::config;
 use toolgate::identity::{Audience, Authorities, Credential, Identity, Proof};
 use toolgate::jsonrpc::peek;
-use toolgate::mcp::{Call, Claims, Revision};
+use toolgate::limits::{Limits, Subject};
+use toolgate::mcp::{Annotations, Call, Claims, Revision};
 use toolgate::outbound::Outbound;
+use toolgate::policy::{self, Asked, Effect, Policy};
 use toolgate::sessions::{Binding, NewSession, Place, Rules, Seal, Seen, Table, View, seconds};
 use toolgate::telemetry::{Format, Labels, Line, Metrics, Outcome, RequestLog};
 use toolgate::upstream::{Fleet, Load, Otherwise, Wanted, now_ms};
@@ -162,5 +168,152 @@ fn request_path(c: &mut Criterion) {
     assert_eq!(metrics.log_lines_lost.get(), 0, "a lost line costs nothing");
 }
 
-criterion_group!(benches, request_path);
+/// Calls between two looks at the clock; the record has room for them.
+const ROUND: u64 = 20_000;
+
+/// Twenty rules, of which the last one lets the call pass; two limits; the record of every call.
+fn guarded_settings(record: &Path) -> config::Settings {
+    let mut yaml = String::from(
+        "listen: 127.0.0.1:1
+servers: { s: { endpoints: [http://10.0.0.1/mcp] } }
+routes: [{ path: /mcp, server: s }]
+limits:
+  - { name: rate, key: [caller, tool], rate: 1000000/s, burst: 4000000000 }
+  - { name: at-once, key: [caller], in_flight: 1000 }
+policy:
+  rules:
+",
+    );
+    for team in 0..16 {
+        _ = writeln!(
+            yaml,
+            "  - {{ name: a{team}, allow: {{ callers: ['scope:s{team}'], tools: ['s/team{team}_*'] }} }}"
+        );
+    }
+    for deny in 0..3 {
+        _ = writeln!(yaml, "  - {{ name: d{deny}, deny: {{ tools: ['s/forbidden{deny}_*'] }} }}");
+    }
+    yaml.push_str("  - { name: last, allow: { callers: [ann], tools: ['s/sea*'] } }\n");
+    _ = writeln!(
+        yaml,
+        "audit: {{ sinks: [{{ file: {}, rotate: 64MiB, keep: 1 }}] }}",
+        record.display()
+    );
+    let sha256: String = digest(&SHA256, b"key").as_ref().iter().map(hex).collect();
+    _ = writeln!(yaml, "identity: {{ api_keys: [{{ caller: ann, sha256: \"{sha256}\" }}] }}");
+    config::parse(&yaml, "bench", &|_| None).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+/// The processor time that all threads of this process have used.
+fn processor_time() -> Duration {
+    let threads = std::fs::read_dir("/proc/self/task").expect("Linux");
+    let time_ns = |thread: io::Result<std::fs::DirEntry>| -> u64 {
+        let text = std::fs::read_to_string(thread.expect("a thread").path().join("schedstat"));
+        let text = text.unwrap_or_default();
+        text.split(' ').next().and_then(|time_ns| time_ns.parse().ok()).unwrap_or(0)
+    };
+    Duration::from_nanos(threads.map(time_ns).sum())
+}
+
+/// What guarding adds to a call: who calls, 20 rules, two limits, and the line of the record, with
+/// the thread that seals and writes it, all as processor time.
+fn guarded(c: &mut Criterion) {
+    let folder = std::env::temp_dir().join(format!("toolgate-bench-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let settings = guarded_settings(&folder.join("audit.jsonl"));
+    let metrics = Arc::new(Metrics::new(1000, 1000));
+    let outbound = Outbound::new(None).expect("a client");
+    let authorities = Arc::new(Authorities::new(outbound, Arc::clone(&metrics)));
+    let identity = Identity::new(&settings.identity, &authorities);
+    let audience = Audience::new(None);
+    let policy = Policy::new(&settings.policy, ["s"]).expect("a policy");
+    let state = Arc::default();
+    let limits = Limits::new(&settings.limits, &settings.listeners, &state, &metrics.limits);
+    let of_audit = settings.audit.as_ref().expect("a record");
+    let keeping = Keeping::new(of_audit);
+    let audit = Audit::start(of_audit, "", &metrics.audit).expect("a file");
+    let claims = Claims { version: Some("2025-11-25"), ..Claims::default() };
+    let annotations = Annotations::default();
+    let call = || {
+        let slot = black_box(&audit).reserve().now_or_never().expect("no wait").expect("room");
+        let key = Credential { authorization: Some(b"Bearer key"), certificate: None };
+        let proof = identity.authenticate(black_box(key), &audience, SystemTime::now());
+        let Proof::Known(caller) = proof else { panic!("a caller who is known") };
+        let subject = Subject {
+            caller: Some(&caller),
+            tool: Some("search"),
+            server: Some("s"),
+            session: None,
+            route: &ROUTE,
+            address: None,
+        };
+        limits.admit_early(&subject).now_or_never().expect("no wait").expect("room");
+        let call = Call::read(claims, peek(black_box(CALL)).expect("a message")).expect("a call");
+        let arguments = call.envelope.params.arguments.unwrap_or_default();
+        let decision = policy.authorize(&Asked {
+            caller: &caller,
+            server: "s",
+            method: "tools/call",
+            subject: policy::Subject::Tool("search"),
+            annotations: Some(&annotations),
+            arguments: Some(arguments.as_bytes()),
+            client: None,
+        });
+        assert_eq!(decision.effect, Effect::Allowed);
+        let permits = limits.admit(&subject).now_or_never().expect("no wait").expect("room");
+        let kept = keeping.keep(arguments.as_bytes());
+        drop(permits);
+        slot.write(&Record {
+            request_id: "0123456789abcdef",
+            client: Some([127, 0, 0, 1].into()),
+            user_agent: "some-agent/1.42.0 (linux; x86_64)",
+            caller: Some(&caller),
+            method: "tools/call",
+            revision: "2025-11-25",
+            session: Some([1, 2, 3, 4]),
+            target: Some(Target::Tool("search")),
+            rpc_id: "1234",
+            route: "/mcp",
+            server: "s",
+            endpoint: "http://10.0.0.1/mcp",
+            verdict: Some(Verdict::Allow),
+            rule: decision.rule.map(|rule| &**rule).unwrap_or_default(),
+            ending: Some(Ending::Ok),
+            status: 200,
+            arguments: &kept,
+            bytes_in: 180,
+            bytes_out: 250,
+            duration: Duration::from_micros(900),
+            overhead: Duration::from_micros(30),
+            ..Record::new(Event::Call)
+        });
+    };
+    let bare = || {
+        let call = Call::read(claims, peek(black_box(CALL)).expect("a message")).expect("a call");
+        black_box(call.target());
+    };
+    let rounds = |calls: u64, step: &dyn Fn()| {
+        let began = processor_time();
+        for _ in 0..calls.div_ceil(ROUND) {
+            (0..ROUND).for_each(|_| step());
+            // The writer's time counts: it has to have come to its end.
+            while metrics.audit.queue.get() > 0 {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        let spent = processor_time().saturating_sub(began);
+        spent.mul_f64(calls as f64 / (calls.div_ceil(ROUND) * ROUND) as f64)
+    };
+    let mut group = c.benchmark_group("processor time of a call");
+    group.sample_size(10).warm_up_time(Duration::from_millis(300));
+    group.measurement_time(Duration::from_secs(1));
+    group.bench_function("read only", |b| b.iter_custom(|calls| rounds(calls, &bare)));
+    group.bench_function("guarded and recorded", |b| b.iter_custom(|calls| rounds(calls, &call)));
+    group.finish();
+    assert_eq!(metrics.audit.lost("all").get(), 0, "a lost record costs nothing");
+    audit.close(Duration::from_secs(10));
+    std::fs::remove_dir_all(&folder).expect("removed");
+}
+
+criterion_group!(benches, request_path, guarded);
 criterion_main!(benches);

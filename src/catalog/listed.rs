@@ -173,7 +173,10 @@ impl Listed {
     }
 
     pub(super) fn signal(&self, signal: Signal) {
-        if self.signals.fetch_or(signal as u8, Ordering::Relaxed) & signal as u8 == 0 {
+        // Who only adds to what is signalled already writes nothing that others read.
+        if !self.has(signal)
+            && self.signals.fetch_or(signal as u8, Ordering::Relaxed) & signal as u8 == 0
+        {
             self.bell.notify_one();
         }
     }

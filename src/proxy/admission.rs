@@ -3,12 +3,15 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Instant, SystemTime};
 
 use pingora::http::RequestHeader;
+use pingora::protocols::http::ServerSession;
 
-use super::context::{Context, Reached, Ruling};
+use super::context::{Context, Reached, Record, Ruling};
 use super::plan::{Exchange, Held, Shape};
+use super::pump::{has_left, while_client_stays};
 use super::refusal::Refusal;
 use super::{Gateway, Shared, strict};
 use crate::audit::Slot;
@@ -18,7 +21,6 @@ use crate::limits::{self, Permits};
 use crate::mcp::{self, Annotations, Call, Era, Listed, Shows};
 use crate::policy::{self, Asked, Combinations, Effect, Marks, Origin, Subject, Use};
 use crate::routes::Route;
-use crate::snapshot::Snapshot;
 use crate::telemetry::Reason;
 use crate::upstream::now_ms;
 
@@ -31,6 +33,15 @@ pub(super) struct Admission {
     pub(super) marks: Marks,
     /// Its place in the record.
     pub(super) slot: Option<Slot>,
+}
+
+/// Whether a call's turn came while there was somebody to answer.
+#[must_use]
+pub(super) enum Turn {
+    /// It did.
+    Came,
+    /// Its client left before.
+    ClientLeft,
 }
 
 /// What the policy is asked about.
@@ -87,9 +98,7 @@ impl Gateway {
     /// A place in the record, before anything is decided: what is refused is recorded too.
     pub(super) async fn reserve_record(&self, ctx: &mut Context) -> Result<(), Refusal> {
         let Some(audit) = &self.audit else { return Ok(()) };
-        let began = Instant::now();
-        let slot = audit.reserve().await;
-        ctx.record.note_queued(began.elapsed());
+        let slot = in_turn(&mut ctx.record, audit.reserve()).await;
         ctx.admission.slot = Some(slot.map_err(|_full| Reason::AuditFull)?);
         Ok(())
     }
@@ -102,10 +111,10 @@ impl Gateway {
         caller: &Arc<Caller>,
         wish: Wish<'_>,
     ) -> Result<(), Refusal> {
-        if ctx.snapshot.policy.is_empty() {
+        let Context { snapshot, record, .. } = ctx;
+        if snapshot.policy.is_empty() {
             return Ok(());
         }
-        let snapshot = Arc::clone(&ctx.snapshot);
         let server = route.target.name();
         let seen = kind_of(wish.subject).map(|(kind, name)| {
             let seen = route.listed.seen_by(caller.fingerprint(), now_ms());
@@ -122,9 +131,9 @@ impl Gateway {
             subject: wish.subject,
             annotations: definition.map(|definition| &definition.annotations),
             arguments: wish.arguments.map(str::as_bytes),
-            client: ctx.record.client,
+            client: record.client,
         });
-        ctx.record.ruling = Ruling {
+        record.ruling = Ruling {
             rule: decision.rule.cloned(),
             reason: Some(decision.reason),
             shadow: decision.shadow.map(|shadow| (shadow.outcome, shadow.rule.cloned())),
@@ -142,7 +151,7 @@ impl Gateway {
             }
         }
         if Listed::of_method(wish.method).is_some() || wish.method == "GET" {
-            ctx.shows = Permitted::unless_all(&self.shared, &snapshot, route, caller, ctx);
+            ctx.shows = Permitted::unless_all(&self.shared, route, caller, ctx);
         }
         Ok(())
     }
@@ -259,46 +268,59 @@ impl Gateway {
         route: &Route,
         caller: &Caller,
     ) -> Result<(), Refusal> {
-        if ctx.snapshot.limits.is_empty() {
+        let Context { snapshot, record, .. } = ctx;
+        if snapshot.limits.is_empty() {
             return Ok(());
         }
-        let snapshot = Arc::clone(&ctx.snapshot);
-        let subject = subject(ctx, route, caller);
-        let began = Instant::now();
-        let admitted = snapshot.limits.admit_early(&subject).await;
-        ctx.record.note_queued(began.elapsed());
+        let subject = subject(record.client, route, caller);
+        let admitted = in_turn(record, snapshot.limits.admit_early(&subject)).await;
         admitted.map_err(|refused| limited(ctx, &refused))
     }
 
-    /// How much? Everything about the call is known.
+    /// How much? Everything about the call is known. A call that waits for its turn, and ends with its
+    /// client, does not go on without it.
     pub(super) async fn admit(
         &self,
+        session: &mut ServerSession,
         ctx: &mut Context,
-        route: &Route,
-        caller: &Caller,
+        (route, caller): (&Route, &Caller),
         wish: Wish<'_>,
         (shape, held): (Shape, Option<&Held>),
-    ) -> Result<(), Refusal> {
-        if ctx.snapshot.limits.is_empty() {
-            return Ok(());
-        }
-        let snapshot = Arc::clone(&ctx.snapshot);
+    ) -> Result<Turn, Refusal> {
+        let Context { snapshot, record, admission, .. } = ctx;
         let key = held.map(Held::key);
         let subject = limits::Subject {
             tool: wish.tool(),
             session: key.as_ref().map(|key| &key.0[..]),
-            ..subject(ctx, route, caller)
+            ..subject(record.client, route, caller)
         };
-        let began = Instant::now();
-        let admitted = match shape.exchange {
-            Exchange::Stream => {
-                snapshot.limits.admit_stream(&subject).await.map(|()| Permits::default())
+        let admitting = async {
+            match shape.exchange {
+                Exchange::Stream => {
+                    snapshot.limits.admit_stream(&subject).await.map(|()| Permits::default())
+                }
+                _ => snapshot.limits.admit(&subject).await,
             }
-            _ => snapshot.limits.admit(&subject).await,
         };
-        ctx.record.note_queued(began.elapsed());
-        ctx.admission.permits = admitted.map_err(|refused| limited(ctx, &refused))?;
-        Ok(())
+        let admitted = match shape.ends_with_client() {
+            false => in_turn(record, admitting).await,
+            true => {
+                let staying = in_turn(record, while_client_stays(session, admitting)).await;
+                let Some(admitted) = staying else { return Ok(Turn::ClientLeft) };
+                // It may have left while it waited for something before its body was read.
+                if !record.queued.is_zero() && has_left(session).await {
+                    return Ok(Turn::ClientLeft);
+                }
+                admitted
+            }
+        };
+        match admitted {
+            Ok(permits) => {
+                admission.permits = permits;
+                Ok(Turn::Came)
+            }
+            Err(refused) => Err(limited(ctx, &refused)),
+        }
     }
 
     /// Whether the client's address may ask at all, whoever it is.
@@ -309,14 +331,30 @@ impl Gateway {
     }
 }
 
-fn subject<'a>(ctx: &Context, route: &'a Route, caller: &'a Caller) -> limits::Subject<'a> {
+/// Waits until it is the request's turn. Time is looked at only if that is not now.
+async fn in_turn<T>(record: &mut Record, turn: impl Future<Output = T>) -> T {
+    let mut turn = std::pin::pin!(turn);
+    if let Poll::Ready(now) = futures::poll!(turn.as_mut()) {
+        return now;
+    }
+    let began = Instant::now();
+    let came = turn.await;
+    record.note_queued(began.elapsed());
+    came
+}
+
+fn subject<'a>(
+    client: Option<IpAddr>,
+    route: &'a Route,
+    caller: &'a Caller,
+) -> limits::Subject<'a> {
     limits::Subject {
         caller: Some(caller),
         tool: None,
         server: Some(route.target.name()),
         session: None,
         route: &route.digest,
-        address: ctx.record.client,
+        address: client,
     }
 }
 
@@ -347,13 +385,12 @@ impl Permitted {
     /// `None` where everything may be seen, so that lists pass untouched.
     fn unless_all(
         shared: &Arc<Shared>,
-        snapshot: &Snapshot,
         route: &Route,
         caller: &Arc<Caller>,
         ctx: &Context,
     ) -> Option<Arc<dyn Shows>> {
         let (server, client) = (route.target.name(), ctx.record.client);
-        if snapshot.policy.listing(caller, server, client).is_open() {
+        if ctx.snapshot.policy.listing(caller, server, client).is_open() {
             return None;
         }
         let (shared, caller) = (Arc::clone(shared), Arc::clone(caller));

@@ -17,6 +17,8 @@ pub(super) enum Plan {
     Preflight,
     /// What a route says of itself to clients without a token (RFC 9728): JSON.
     Metadata(Bytes),
+    /// Nothing: the client left before it was its turn.
+    Abandoned,
 }
 
 /// Everything that carrying a request to a server needs.

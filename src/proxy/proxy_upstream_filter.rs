@@ -11,7 +11,7 @@ use super::parked;
 use super::plan::{Exchange, Forward, Plan};
 use super::pump::End;
 use super::refusal::Refusal;
-use crate::telemetry::Reason;
+use crate::telemetry::{Outcome, Reason};
 
 impl Gateway {
     /// Does what was decided. An error means that the client's connection must not be used again.
@@ -24,6 +24,10 @@ impl Gateway {
         match *plan {
             Plan::Preflight => answer::preflight(session.as_mut(), ctx).await,
             Plan::Metadata(document) => answer::metadata(session.as_mut(), ctx, document).await,
+            Plan::Abandoned => {
+                ctx.record.outcome = Some(Outcome::Cancelled);
+                Error::e_explain(ErrorType::ConnectionClosed, "client left")
+            }
             Plan::Forward(mut forward) => {
                 let permit = match self.stream_permit(ctx, &forward) {
                     Ok(permit) => permit,

@@ -268,6 +268,27 @@ pub(super) async fn while_client_waits<T>(
     }
 }
 
+/// Waits for `work` as long as the client waits for it.
+pub(super) async fn while_client_stays<T>(
+    session: &mut ServerSession,
+    work: impl Future<Output = T>,
+) -> Option<T> {
+    tokio::select! {
+        biased;
+        done = work => Some(done),
+        () = client_leaves(session) => None,
+    }
+}
+
+/// Whether the client is gone already.
+pub(super) async fn has_left(session: &mut ServerSession) -> bool {
+    tokio::select! {
+        biased;
+        () = client_leaves(session) => true,
+        () = std::future::ready(()) => false,
+    }
+}
+
 /// Ends when the client is gone. One that sends its next request early is not: it gets its answer,
 /// and sends that request again on another connection, because this one has lost a byte of it.
 async fn client_leaves(session: &mut ServerSession) {

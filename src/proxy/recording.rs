@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use http::HeaderName;
+use http::header::USER_AGENT;
 use pingora::http::RequestHeader;
 
 use super::context::{Context, Reached, Record};
@@ -13,6 +15,9 @@ use crate::mcp::Verdict;
 use crate::policy;
 use crate::telemetry::{Outcome, Reason};
 use crate::upstream::{Endpoint, Loss};
+
+/// The trace that a request belongs to (W3C Trace Context).
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 impl Gateway {
     /// Writes the record of a request into the place that was kept for it. What was refused before it
@@ -30,7 +35,7 @@ impl Gateway {
             return;
         }
         let record = &ctx.record;
-        let text = |name: &str| {
+        let text = |name: &HeaderName| {
             head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
         };
         let shadow = record.ruling.shadow.as_ref().map(|(outcome, rule)| {
@@ -50,9 +55,9 @@ impl Gateway {
         };
         let line = audit::Record {
             request_id: ctx.request_id(),
-            trace_id: text("traceparent").get(3..35).unwrap_or_default(),
+            trace_id: text(&TRACEPARENT).get(3..35).unwrap_or_default(),
             client: record.client,
-            user_agent: text("user-agent"),
+            user_agent: text(&USER_AGENT),
             caller: record.caller.as_deref(),
             method: &record.method,
             revision: record.revision.map_or("", |revision| revision.as_str()),

@@ -9,7 +9,7 @@ use http::Method;
 use pingora_proxy::Session;
 
 use super::Gateway;
-use super::admission::Wish;
+use super::admission::{Turn, Wish};
 use super::answer::METHODS;
 use super::context::Context;
 use super::placing::{anywhere, open, place_legacy};
@@ -66,9 +66,8 @@ impl Gateway {
         ctx: &mut Context,
         route: &Route,
     ) -> Result<Arc<Caller>, Refusal> {
-        let snapshot = Arc::clone(&ctx.snapshot);
-        let identity = &snapshot.identity;
-        let credential = self.credential(session, identity, &snapshot.listeners);
+        let identity = &ctx.snapshot.identity;
+        let credential = self.credential(session, identity, &ctx.snapshot.listeners);
         let proof = identity.authenticate(credential, &route.audience, SystemTime::now());
         let proven = match proof {
             Proof::Known(caller) => Ok(caller),
@@ -143,7 +142,10 @@ impl Gateway {
             self.authorize_listening(ctx, route, caller, &body)?;
         }
         self.remember_use(ctx, route, caller, wish, held)?;
-        self.admit(ctx, route, caller, wish, (shape, held)).await?;
+        let turn = self.admit(session.as_mut(), ctx, (route, caller), wish, (shape, held)).await?;
+        if let Turn::ClientLeft = turn {
+            return Ok(Plan::Abandoned);
+        }
         drop(call);
         let pool = Arc::clone(&route.target);
         Ok(Plan::Forward(Forward { pool, placement, shape, body }))
@@ -153,7 +155,7 @@ impl Gateway {
     /// transport).
     async fn of_session(
         &self,
-        session: &Session,
+        session: &mut Session,
         ctx: &mut Context,
         route: &Arc<Route>,
         caller: &Arc<Caller>,
@@ -177,7 +179,11 @@ impl Gateway {
         let held = open(token, version, route, caller, ctx)?;
         let wish = Wish::bare(method);
         self.authorize(ctx, route, caller, wish)?;
-        self.admit(ctx, route, caller, wish, (shape, Some(&held))).await?;
+        let shaped = (shape, Some(&held));
+        let turn = self.admit(session.as_mut(), ctx, (route, caller), wish, shaped).await?;
+        if let Turn::ClientLeft = turn {
+            return Ok(Plan::Abandoned);
+        }
         Ok(Plan::Forward(Forward {
             pool: Arc::clone(&route.target),
             placement: Placement::Held(Box::new(held)),

@@ -250,7 +250,7 @@ async fn who_leaves_gives_its_place_back_running_or_waiting() {
         drop(running);
         assert!(stage.upstream.left(1).await, "the server's part goes on");
         gets_a_place(&stage, &echo("bob")).await;
-        stage.upstream.take();
+        assert_eq!(stage.upstream.take().len(), 1, "who left while it waited was never sent");
         // HTTP/2 resets its stream.
         let mut http2 = Http2::connect(stage.gateway.address).await;
         let slow = by("ann", Message::call(5, "slow"));
