@@ -125,7 +125,7 @@
 //! | [`sessions`] | which conversation? Session ids are sealed, not stored |
 //! | [`catalog`] | what does each server offer? Listed by the gateway itself, in the background |
 //! | [`policy`] | may they? Rules compiled to tables, conditions, combinations |
-//! | [`federation`] | how are many servers one? Whose is a name, what do they offer together |
+//! | [`federation`] | how are many servers one? Whose is a name, what do they offer together, and their messages on their way |
 //! | [`audit`] | what happened? One line per call and event, in a chain that shows changes |
 //! | [`routes`] | from a path to everything that serves it |
 //! | [`snapshot`] | all of the above, made from one configuration, immutable |

@@ -13,13 +13,25 @@ mod table;
 mod cursor;
 mod list;
 mod greeting;
+mod events;
+mod holder;
+mod message;
+mod onward;
+mod splices;
+#[cfg(test)]
+mod message_tests;
 #[cfg(test)]
 mod tests;
 
 pub use cursor::{BadCursor, SealCursors};
+pub use events::{Cut, EVENT_ID_BYTES_MAX, EventsToClient, Part, Passing, event_id, own_event_id};
+pub use holder::{Held, Holder, NotHeld};
 pub use list::{ListAsk, ShowsOne};
 pub use member::{Member, MemberId};
+pub use message::{Answers, Passage, json, to_client};
+pub use onward::{Moment, Onward, onward};
 pub use reports::{Report, Trouble};
+pub use splices::Splices;
 pub use uris::{own_uri, shown_uri};
 
 use std::borrow::Cow;

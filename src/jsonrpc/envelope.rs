@@ -53,6 +53,8 @@ pub struct Params<'a> {
     pub protocol_version: Option<Text<'a>>,
     /// `requestId`: what `notifications/cancelled` cancels.
     pub request_id: Option<Id<'a>>,
+    /// `requestState`: what a repeated call sends back unread (2026-07-28).
+    pub request_state: Option<Text<'a>>,
     /// `arguments`, as they stand in the body, whatever they are.
     pub arguments: Option<&'a str>,
     /// `_meta`; empty where there is none.

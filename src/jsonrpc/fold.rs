@@ -4,7 +4,7 @@ use super::text::Unescape;
 
 /// How a key relates to the keys that are read at its level.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Match<K> {
+pub(crate) enum Match<K> {
     /// It is this key, escaped or not.
     Exact(K),
     /// It is another key that some parser takes for this one.
@@ -16,7 +16,7 @@ pub(super) enum Match<K> {
 }
 
 /// Finds what stands between the quotes of a key among the keys of its level.
-pub(super) fn find<K: Copy>(inner: &str, keys: &[(&'static str, K)]) -> Match<K> {
+pub(crate) fn find<K: Copy>(inner: &str, keys: &[(&'static str, K)]) -> Match<K> {
     for &(name, key) in keys {
         if name.eq_ignore_ascii_case(inner) {
             return if name == inner { Match::Exact(key) } else { Match::Variant(key) };

@@ -1,6 +1,7 @@
 //! The id of a request, kept byte for byte as it stood on the wire.
 
 use std::fmt;
+use std::ops::Range;
 
 /// A string literal with its quotes, or an integer. Two ids are equal when their bytes are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,6 +24,14 @@ impl<'a> Id<'a> {
     /// The bytes on the wire, ready to be written into an answer.
     pub fn raw(self) -> &'a str {
         self.raw
+    }
+
+    /// Where these bytes stand in the body they were read from: what is replaced when an id is
+    /// spliced. `None` if it is another body.
+    pub fn span_in(self, body: &[u8]) -> Option<Range<usize>> {
+        let start = (self.raw.as_ptr() as usize).checked_sub(body.as_ptr() as usize)?;
+        let span = start..start.checked_add(self.raw.len())?;
+        (body.get(span.clone())? == self.raw.as_bytes()).then_some(span)
     }
 
     /// Whether the id is a string; otherwise it is an integer.

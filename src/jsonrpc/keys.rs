@@ -139,6 +139,7 @@ impl Key {
             Self::Ref | Self::RefType | Self::RefName | Self::RefUri => &["completion/complete"],
             Self::ProtocolVersion => &["initialize"],
             Self::RequestId => &["notifications/cancelled"],
+            Self::RequestState => &["tools/call", "prompts/get", "resources/read"],
             _ => &[],
         }
     }

@@ -16,6 +16,7 @@ pub use error::{
     ReplyTo,
 };
 pub use fault::{Fault, FaultClass};
+pub(crate) use fold::{Match, find};
 pub use id::{Id, OwnedId};
 pub use peek::peek;
 pub use scan::DEPTH_MAX;

@@ -147,6 +147,9 @@ impl<'a> Pass<'a> {
                     pass.params.protocol_version = pass.text(Level::Params, key)?;
                 }
                 Key::RequestId => pass.params.request_id = pass.token(Level::Params, key)?,
+                Key::RequestState => {
+                    pass.params.request_state = pass.text(Level::Params, key)?;
+                }
                 Key::Arguments => pass.params.arguments = Some(pass.raw(Level::Params)?),
                 Key::Meta if pass.scanner.upcoming() == Some(b'{') => pass.meta()?,
                 Key::Ref if pass.scanner.upcoming() == Some(b'{') => pass.reference()?,
@@ -545,6 +548,7 @@ mod tests {
         ("ref", &["completion/complete"]),
         ("protocolVersion", &["initialize"]),
         ("requestId", &["notifications/cancelled"]),
+        ("requestState", &["tools/call", "prompts/get", "resources/read"]),
     ];
 
     #[test]
@@ -635,7 +639,7 @@ mod tests {
             "io.modelcontextprotocol\/protocolVersion":"2026-07-28","io.modelcontextprotocol/logLevel":"info",
             "io.modelcontextprotocol/clientCapabilities":{}},"na\u006de":"a\ud83e\udd80","uri":"file:///é","taskId":"t",
             "arguments":{"name":"x","Name":"y","s":"\ud800","n":1e999},"ref":{"type":"ref/prompt","name":"n","uri":"u"},
-            "protocolVersion":"v","requestId":-3,"Names":1},"jsonrpc":"2.0","id":"1"} "#
+            "protocolVersion":"v","requestId":-3,"requestState":"s","Names":1},"jsonrpc":"2.0","id":"1"} "#
             .as_bytes();
         let envelope = peek(body).unwrap();
         let (params, meta) = (&envelope.params, &envelope.params.meta);
@@ -646,6 +650,7 @@ mod tests {
             (params.uri.as_ref(), "file:///\u{e9}", "\"file:///\u{e9}\""),
             (params.task_id.as_ref(), "t", "\"t\""),
             (params.protocol_version.as_ref(), "v", "\"v\""),
+            (params.request_state.as_ref(), "s", "\"s\""),
             (meta.protocol_version.as_ref(), "2026-07-28", "\"2026-07-28\""),
             (reference.kind.as_ref(), "ref/prompt", "\"ref/prompt\""),
             (reference.name.as_ref(), "n", "\"n\""),
@@ -654,7 +659,10 @@ mod tests {
             let text = text.unwrap();
             assert_eq!((text.as_str(), &body[text.span()]), (expected, literal.as_bytes()));
         }
-        assert_eq!(envelope.id().unwrap().raw(), "\"1\"");
+        let id = envelope.id().unwrap();
+        assert_eq!(id.raw(), "\"1\"");
+        assert_eq!(id.span_in(body).map(|span| &body[span]), Some(&b"\"1\""[..]));
+        assert_eq!(id.span_in(b"another body"), None);
         assert_eq!(params.request_id.unwrap().raw(), "-3");
         assert_eq!(meta.progress_token.unwrap().raw(), "\"p\"");
         assert_eq!(

@@ -3,11 +3,14 @@
 mod annotations;
 mod answer;
 mod call;
+mod edit_scan;
+mod edits;
 mod events;
 mod headers;
 mod list_events;
 mod lists;
 mod method;
+mod places;
 mod revision;
 mod session;
 mod skim;
@@ -18,6 +21,8 @@ mod violation;
 pub use annotations::Annotations;
 pub use answer::{Answer, result_of};
 pub use call::{Call, Kind};
+pub use edit_scan::EditScan;
+pub use edits::{Edit, Rewrite, Sought, Subject, Unfit, edited};
 pub use events::{ChangedLists, EventScan};
 pub use headers::{
     Claims, LAST_EVENT_ID, MCP_METHOD, MCP_NAME, MCP_PROTOCOL_VERSION, MCP_SESSION_ID, decode_name,

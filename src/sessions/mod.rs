@@ -3,6 +3,7 @@
 mod key_file;
 mod seal;
 mod legs;
+mod sealed;
 mod table;
 
 pub use key_file::{KeyFile, generated_key};
@@ -10,6 +11,7 @@ pub use legs::{Leg, LegId, NewLeg, write_legs};
 pub use seal::{
     Binding, NewSession, Opening, Seal, Sealed, SessionKey, SessionState, TOKEN_BYTES_MAX, seconds,
 };
+pub use sealed::{Owner, Purpose, Sealing};
 pub use table::{
     Abandoned, ENTRY_BYTES_MAX, Place, Restore, Rules, Seen, Subscription, Table, View,
 };

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
-use ring::digest::{Context, SHA256};
+use ring::digest::{Context, Digest, SHA256};
 use ring::rand::{SecureRandom as _, SystemRandom};
 
 use crate::mcp::Revision;
@@ -120,7 +120,8 @@ impl Seal {
     /// Takes the secrets of the configuration, in their order. Secrets shorter than 32 bytes are
     /// the configuration's business to refuse.
     pub fn new<'s>(secrets: impl Iterator<Item = &'s [u8]>, lifetime: Duration) -> Self {
-        let keys = secrets.filter_map(derive).collect();
+        let keys =
+            secrets.filter_map(|secret| cipher(b"toolgate session key 1\0", secret)).collect();
         Self { keys, random: SystemRandom::new(), lifetime }
     }
 
@@ -249,14 +250,19 @@ fn unlock(key: &LessSafeKey, binding: Binding<'_>, token: &mut [u8]) -> Option<u
 
 /// A key of the right length from a secret of any: one SHA-256 over a name for the purpose and the
 /// secret, which is uniform because the secret is (at least 32 characters, checked at `check`).
-fn derive(secret: &[u8]) -> Option<LessSafeKey> {
+pub(super) fn derive(purpose: &[u8], secret: &[u8]) -> Digest {
     let mut context = Context::new(&SHA256);
-    context.update(b"toolgate session key 1\0");
+    context.update(purpose);
     context.update(secret);
-    UnboundKey::new(&AES_256_GCM, context.finish().as_ref()).ok().map(LessSafeKey::new)
+    context.finish()
 }
 
-fn associated(binding: Binding<'_>) -> [u8; 32] {
+pub(super) fn cipher(purpose: &[u8], secret: &[u8]) -> Option<LessSafeKey> {
+    let key = derive(purpose, secret);
+    UnboundKey::new(&AES_256_GCM, key.as_ref()).ok().map(LessSafeKey::new)
+}
+
+pub(super) fn associated(binding: Binding<'_>) -> [u8; 32] {
     let mut bytes = [0; 32];
     bytes[..16].copy_from_slice(binding.route);
     bytes[16..].copy_from_slice(binding.caller);
