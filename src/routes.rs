@@ -8,6 +8,7 @@ use ring::digest::{SHA256, digest};
 
 use crate::catalog::{Catalog, Listed};
 use crate::config::{self, Settings};
+use crate::federation::{Federation, Member};
 use crate::identity::{Audience, Challenge, ProtectedResource};
 use crate::telemetry::{Metrics, RouteMetrics};
 use crate::upstream::Pool;
@@ -19,19 +20,71 @@ pub struct Route {
     /// What session ids of this route are bound to.
     pub digest: [u8; 16],
     /// What answers.
-    pub target: Arc<Pool>,
+    pub target: Target,
     /// What who has no token, or too little of one, is told.
     pub challenge: Challenge,
     /// What tokens for this route name.
     pub audience: Audience,
-    /// What its server offers.
-    pub listed: Arc<Listed>,
     /// Largest body a client may send, in bytes.
     pub body_bytes_max: usize,
     /// Largest list that is held to be filtered, in bytes.
     pub list_bytes_max: usize,
     /// The route's metric handles.
     pub metrics: RouteMetrics,
+}
+
+/// What answers a route.
+pub enum Target {
+    /// One server.
+    One {
+        /// Its endpoints.
+        pool: Arc<Pool>,
+        /// What it offers.
+        listed: Arc<Listed>,
+    },
+    /// Several servers, shown as one.
+    Many(Box<Federation>),
+}
+
+impl Route {
+    /// The several servers that it shows as one, if it does.
+    pub fn federation(&self) -> Option<&Federation> {
+        match &self.target {
+            Target::One { .. } => None,
+            Target::Many(federation) => Some(federation),
+        }
+    }
+
+    /// Its server; of several the one with this index among them.
+    pub fn server(&self, member: Option<usize>) -> Option<Server<'_>> {
+        match (&self.target, member) {
+            (Target::One { pool, listed }, _) => Some(Server { pool, listed }),
+            (Target::Many(federation), Some(member)) => {
+                let Member { pool, listed, .. } = federation.members().get(member)?;
+                Some(Server { pool, listed })
+            }
+            (Target::Many(_), None) => None,
+        }
+    }
+
+    /// Whether the server with this name answers it, alone or beside others.
+    pub fn leads_to(&self, server: &str) -> bool {
+        match &self.target {
+            Target::One { pool, .. } => pool.name() == server,
+            Target::Many(federation) => {
+                federation.members().iter().any(|member| member.name == server)
+            }
+        }
+    }
+}
+
+/// A server as a route knows it.
+#[derive(Clone, Copy)]
+pub struct Server<'r> {
+    /// Its endpoints.
+    pub pool: &'r Arc<Pool>,
+    /// What it offers.
+    pub listed: &'r Arc<Listed>,
 }
 
 /// Every route, by path.
@@ -51,8 +104,15 @@ impl Routes {
     ) -> Self {
         let (mut by_path, mut metadata) = (HashMap::new(), HashMap::new());
         for route in &settings.routes {
-            let config::Target::Server(server) = route.target else { continue };
-            let Some(target) = pools.get(server) else { continue };
+            let target = match &route.target {
+                config::Target::Server(server) => {
+                    let Some(pool) = pools.get(*server) else { continue };
+                    Target::One { pool: Arc::clone(pool), listed: catalog.of(pool.name()) }
+                }
+                config::Target::Servers(_) => {
+                    Target::Many(Box::new(Federation::new(route, pools, catalog)))
+                }
+            };
             let resource = route.public_url.as_deref().and_then(|url| {
                 let servers = route.servers();
                 let names = servers.iter().filter_map(|server| pools.get(*server));
@@ -67,10 +127,9 @@ impl Routes {
             let ready = Route {
                 path: route.path.clone(),
                 digest: digest_of(&route.path),
-                target: Arc::clone(target),
+                target,
                 challenge,
                 audience: Audience::new(route.public_url.as_deref()),
-                listed: catalog.of(target.name()),
                 body_bytes_max: route.body_bytes_max,
                 list_bytes_max: route.list_bytes_max,
                 metrics: metrics.route(&route.path),

@@ -12,7 +12,7 @@ use crate::limits::{self, Limits};
 use crate::outbound::Outbound;
 use crate::policy::{self, Combinations, Policy};
 use crate::routes::Routes;
-use crate::sessions::{KeyFile, Rules, Seal, Table, View, generated_key, seconds};
+use crate::sessions::{KeyFile, Rules, Seal, Sealing, Table, View, generated_key, seconds};
 use crate::telemetry::Metrics;
 use crate::upstream::{self, Fleet, Pool, now_ms};
 
@@ -66,6 +66,8 @@ pub struct Snapshot {
     pub limits: Limits,
     /// What legacy session ids are sealed with.
     pub seal: Seal,
+    /// What else clients hold for the gateway is sealed with this.
+    pub sealing: Sealing,
     /// Every server, in the order of the settings.
     pub pools: Vec<Arc<Pool>>,
     /// What the servers offer.
@@ -94,6 +96,7 @@ impl Snapshot {
         })?;
         let combinations =
             Combinations::new(&settings.policy, servers(), settings.sessions.lifetime);
+        let (seal, sealing) = seal(settings)?;
         Ok(Self {
             routes: Routes::new(settings, &pools, catalog, metrics),
             identity: Identity::new(&settings.identity, authorities),
@@ -101,7 +104,8 @@ impl Snapshot {
             combinations,
             keeping: settings.audit.as_ref().map(Keeping::new),
             limits: Limits::new(&settings.limits, &settings.listeners, limits, &metrics.limits),
-            seal: seal(settings)?,
+            seal,
+            sealing,
             pools,
             catalog: Arc::clone(catalog),
             listeners: settings.listeners.clone(),
@@ -125,11 +129,12 @@ fn session_rules(settings: &Settings) -> Rules {
     Rules { idle_s, entries_max: sessions.table_max, view }
 }
 
-fn seal(settings: &Settings) -> io::Result<Seal> {
+fn seal(settings: &Settings) -> io::Result<(Seal, Sealing)> {
     let lifetime = settings.sessions.lifetime;
     let keys = &settings.sessions.keys;
     if !keys.is_empty() {
-        return Ok(Seal::new(keys.iter().map(|key| key.expose().as_bytes()), lifetime));
+        let secrets = || keys.iter().map(|key| key.expose().as_bytes());
+        return Ok((Seal::new(secrets(), lifetime), Sealing::new(secrets())));
     }
     let generated = generated_key(&settings.state_dir)?;
     if matches!(generated, KeyFile::Made(_)) {
@@ -138,5 +143,6 @@ fn seal(settings: &Settings) -> io::Result<Seal> {
             "made a session key; set sessions.keys to share sessions between gateways"
         );
     }
-    Ok(Seal::new(std::iter::once(generated.secret().as_bytes()), lifetime))
+    let secret = || std::iter::once(generated.secret().as_bytes());
+    Ok((Seal::new(secret(), lifetime), Sealing::new(secret())))
 }

@@ -138,6 +138,8 @@ pub struct Record<'a> {
     pub route: &'a str,
     /// The server's name.
     pub server: &'a str,
+    /// What the server itself calls what the call is about, where that differs.
+    pub own_name: &'a str,
     /// The endpoint's URL.
     pub endpoint: &'a str,
     /// What was decided.
@@ -219,6 +221,7 @@ impl Record<'_> {
             rpc_id: "",
             route: "",
             server: "",
+            own_name: "",
             endpoint: "",
             verdict: None,
             reason: "",
@@ -282,6 +285,7 @@ impl Record<'_> {
         object.text("jsonrpc.request.id", self.rpc_id, ID_BYTES_MAX);
         object.text("http.route", self.route, URI_BYTES_MAX);
         object.text("gateway.server", self.server, NAME_BYTES_MAX);
+        object.text("gateway.own_name", self.own_name, URI_BYTES_MAX);
         object.text("gateway.endpoint", self.endpoint, URI_BYTES_MAX);
         object.text("subject", self.subject, URI_BYTES_MAX);
         object.text("outcome", self.outcome, URI_BYTES_MAX);

@@ -20,7 +20,7 @@ use crate::identity::{Caller, Credential, Method, Proof, Unproven};
 use crate::limits::{self, Permits};
 use crate::mcp::{self, Annotations, Call, Era, Listed, Shows};
 use crate::policy::{self, Asked, Combinations, Effect, Marks, Origin, Subject, Use};
-use crate::routes::Route;
+use crate::routes::{Route, Server};
 use crate::telemetry::Reason;
 use crate::upstream::now_ms;
 
@@ -115,18 +115,20 @@ impl Gateway {
         if snapshot.policy.is_empty() {
             return Ok(());
         }
-        let server = route.target.name();
+        let Some(Server { pool, listed }) = route.server(record.member) else {
+            return Err(Reason::Internal.into());
+        };
         let seen = kind_of(wish.subject).map(|(kind, name)| {
-            let seen = route.listed.seen_by(caller.fingerprint(), now_ms());
+            let seen = listed.seen_by(caller.fingerprint(), now_ms());
             (seen, kind, name)
         });
         let definition = seen.as_ref().and_then(|(seen, kind, name)| seen.find(*kind, name));
         if definition.is_none() && seen.is_some() {
-            route.listed.in_doubt();
+            listed.in_doubt();
         }
         let decision = snapshot.policy.authorize(&Asked {
             caller,
-            server,
+            server: pool.name(),
             method: wish.method,
             subject: wish.subject,
             annotations: definition.map(|definition| &definition.annotations),
@@ -151,7 +153,7 @@ impl Gateway {
             }
         }
         if Listed::of_method(wish.method).is_some() || wish.method == "GET" {
-            ctx.shows = Permitted::unless_all(&self.shared, route, caller, ctx);
+            ctx.shows = Permitted::unless_all(&self.shared, pool.name(), caller, ctx);
         }
         Ok(())
     }
@@ -204,20 +206,24 @@ impl Gateway {
                 }
             }
         };
-        let decision = current.policy.authorize(&Asked {
-            caller: &proven,
-            server: route.target.name(),
-            method: &ctx.record.method,
-            subject: Subject::Method,
-            annotations: None,
-            arguments: None,
-            client: ctx.record.client,
-        });
-        let server = route.target.name();
-        // A stream that began without a filter cannot get one now.
-        let may_see = ctx.shows.is_some()
-            || current.policy.listing(&proven, server, ctx.record.client).is_open();
-        proven.digest() == caller.digest() && decision.effect == Effect::Allowed && may_see
+        let client = ctx.record.client;
+        let is_allowed = |server: &str| {
+            let decision = current.policy.authorize(&Asked {
+                caller: &proven,
+                server,
+                method: &ctx.record.method,
+                subject: Subject::Method,
+                annotations: None,
+                arguments: None,
+                client,
+            });
+            // A stream that began without a filter cannot get one now.
+            let may_see =
+                ctx.shows.is_some() || current.policy.listing(&proven, server, client).is_open();
+            decision.effect == Effect::Allowed && may_see
+        };
+        proven.digest() == caller.digest()
+            && servers_of(route, ctx.record.member).into_iter().all(is_allowed)
     }
 
     /// May they, after what they did before? From here on the call counts for others.
@@ -231,9 +237,12 @@ impl Gateway {
     ) -> Result<(), Refusal> {
         let combinations: &Combinations = &ctx.snapshot.combinations;
         let Some(tool) = wish.tool().filter(|_| !combinations.is_empty()) else { return Ok(()) };
-        let is_declared = route.listed.offer().find(Kind::Tools, tool).is_some();
+        let Some(Server { pool, listed }) = route.server(ctx.record.member) else {
+            return Err(Reason::Internal.into());
+        };
+        let is_declared = listed.offer().find(Kind::Tools, tool).is_some();
         let used = Use {
-            server: route.target.name(),
+            server: pool.name(),
             tool,
             origin: if is_declared { Origin::Declared } else { Origin::Claimed },
             caller: caller.digest(),
@@ -272,7 +281,7 @@ impl Gateway {
         if snapshot.limits.is_empty() {
             return Ok(());
         }
-        let subject = subject(record.client, route, caller);
+        let subject = subject(record, route, caller);
         let admitted = in_turn(record, snapshot.limits.admit_early(&subject)).await;
         admitted.map_err(|refused| limited(ctx, &refused))
     }
@@ -292,7 +301,7 @@ impl Gateway {
         let subject = limits::Subject {
             tool: wish.tool(),
             session: key.as_ref().map(|key| &key.0[..]),
-            ..subject(record.client, route, caller)
+            ..subject(record, route, caller)
         };
         let admitting = async {
             match shape.exchange {
@@ -343,18 +352,25 @@ async fn in_turn<T>(record: &mut Record, turn: impl Future<Output = T>) -> T {
     came
 }
 
-fn subject<'a>(
-    client: Option<IpAddr>,
-    route: &'a Route,
-    caller: &'a Caller,
-) -> limits::Subject<'a> {
+fn subject<'a>(record: &Record, route: &'a Route, caller: &'a Caller) -> limits::Subject<'a> {
     limits::Subject {
         caller: Some(caller),
         tool: None,
-        server: Some(route.target.name()),
+        server: route.server(record.member).map(|server| server.pool.name()),
         session: None,
         route: &route.digest,
-        address: client,
+        address: record.client,
+    }
+}
+
+/// The names of the servers that a request is for: one, or all of a route.
+fn servers_of(route: &Route, member: Option<usize>) -> Vec<&str> {
+    match (route.server(member), route.federation()) {
+        (Some(server), _) => vec![server.pool.name()],
+        (None, Some(federation)) => {
+            federation.members().iter().map(|member| member.name.as_str()).collect()
+        }
+        (None, None) => Vec::new(),
     }
 }
 
@@ -385,11 +401,11 @@ impl Permitted {
     /// `None` where everything may be seen, so that lists pass untouched.
     fn unless_all(
         shared: &Arc<Shared>,
-        route: &Route,
+        server: &str,
         caller: &Arc<Caller>,
         ctx: &Context,
     ) -> Option<Arc<dyn Shows>> {
-        let (server, client) = (route.target.name(), ctx.record.client);
+        let client = ctx.record.client;
         if ctx.snapshot.policy.listing(caller, server, client).is_open() {
             return None;
         }

@@ -14,7 +14,7 @@ use crate::identity::Caller;
 use crate::jsonrpc::OwnedId;
 use crate::mcp::{Class, Revision, Shows, Verdict};
 use crate::policy;
-use crate::routes::Route;
+use crate::routes::{Route, Server};
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Labels, Outcome, Reason};
 use crate::upstream::{Endpoint, Loss};
@@ -52,6 +52,10 @@ pub(super) struct Record {
     pub(super) caller: Option<Arc<Caller>>,
     pub(super) method: Cow<'static, str>,
     pub(super) target: Option<Box<str>>,
+    /// Of several servers the one that it goes to, by its index.
+    pub(super) member: Option<usize>,
+    /// What that server itself calls what is named.
+    pub(super) own_target: Option<Box<str>>,
     pub(super) is_tool_call: bool,
     pub(super) id: Option<OwnedId>,
     pub(super) session: Option<[u8; 4]>,
@@ -91,6 +95,8 @@ pub(super) enum Reached {
     /// No server has seen a byte of it.
     #[default]
     Gateway,
+    /// The gateway answered it itself, for several servers.
+    Answered,
     /// A server may have seen it, and may have run it.
     Server,
 }
@@ -152,6 +158,16 @@ impl Context {
 }
 
 impl Record {
+    /// The server that it goes to, once that is known.
+    pub(super) fn server(&self) -> Option<Server<'_>> {
+        self.route.as_deref()?.server(self.member)
+    }
+
+    /// The name of that server.
+    pub(super) fn server_name(&self) -> &str {
+        self.server().map_or("", |server| server.pool.name())
+    }
+
     /// The request waited for its turn.
     pub(super) fn note_queued(&mut self, queued: Duration) {
         self.queued += queued;
@@ -196,7 +212,7 @@ impl Record {
         };
         Some(Labels {
             route: &route.path,
-            server: route.target.name(),
+            server: self.server_name(),
             method: &self.method,
             caller: self.caller.as_deref().map_or("", Caller::id),
             tool,

@@ -87,10 +87,10 @@ impl Context {
 
 /// What a server tells this caller and nobody else is known from its own answers.
 fn learn(ctx: &Context, answer: &[u8]) {
-    let (Some(route), Some(caller)) = (&ctx.record.route, &ctx.record.caller) else { return };
-    let is_per_caller = route.listed.offer().audience == Audience::Caller
-        || route.target.credentials().is_per_caller()
-        || told(&route.target, Some(caller)).is_some();
+    let (Some(server), Some(caller)) = (ctx.record.server(), &ctx.record.caller) else { return };
+    let is_per_caller = server.listed.offer().audience == Audience::Caller
+        || server.pool.credentials().is_per_caller()
+        || told(server.pool, Some(caller)).is_some();
     if !is_per_caller {
         return;
     }
@@ -103,7 +103,7 @@ fn learn(ctx: &Context, answer: &[u8]) {
     // A list that comes again on the stream of a session does not say what was asked for: what it is
     // shows when it is read.
     for kind in Kind::ALL.into_iter().filter(|kind| asked.is_none_or(|asked| asked == *kind)) {
-        route.listed.learn(caller.fingerprint(), kind, answer, now_ms());
+        server.listed.learn(caller.fingerprint(), kind, answer, now_ms());
     }
 }
 
@@ -216,8 +216,8 @@ impl Gateway {
     pub(super) fn heard_of_changes(&self, ctx: &Context, forward: &Forward, watch: &mut BodyWatch) {
         for listed in watch.take_changed().iter() {
             self.lasting.metrics.list_changed(forward.pool.name(), listed.as_str());
-            if let Some(route) = &ctx.record.route {
-                route.listed.changed();
+            if let Some(server) = ctx.record.server() {
+                server.listed.changed();
             }
         }
     }
@@ -323,9 +323,9 @@ mod tests {
                 Purpose::Stream => Bytes::new(),
                 _ => format!(r#"{{"jsonrpc":"2.0","id":3,"method":"{method}"}}"#).into(),
             };
-            let pool = Arc::clone(&route.target);
+            let pool = Arc::clone(route.server(None).expect("one server").pool);
             ctx.record.route = Some(route);
-            let mut forward = Forward { pool, placement, shape, body };
+            let mut forward = Forward { pool, placement, shape, body, way: None };
             // A stream that is cut is an error here; what the client got says so.
             let _cut = gateway.drive(&mut session, &mut ctx, &mut forward).await;
             drop(session);

@@ -49,7 +49,7 @@ impl Gateway {
             id: ctx.request_id(),
             verb: head.method.as_str(),
             path: record.route.as_deref().map_or_else(|| head.uri.path(), |route| &route.path),
-            server: record.route.as_deref().map_or("", |route| route.target.name()),
+            server: record.server_name(),
             endpoint: record.endpoint.as_deref().map_or("", Endpoint::url),
             caller: record.caller.as_deref().map_or("", |caller| caller.id()),
             method: &record.method,

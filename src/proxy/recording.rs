@@ -49,10 +49,11 @@ impl Gateway {
         let route = record.route.as_deref();
         let (endpoint, credential) = match record.reached {
             Reached::Server => {
-                let credential = route.map_or("", |route| route.target.credentials().kind());
+                let server = record.server();
+                let credential = server.map_or("", |server| server.pool.credentials().kind());
                 (record.endpoint.as_deref().map_or("", Endpoint::url), credential)
             }
-            Reached::Gateway => ("", ""),
+            Reached::Gateway | Reached::Answered => ("", ""),
         };
         let line = audit::Record {
             request_id: ctx.request_id(),
@@ -67,7 +68,8 @@ impl Gateway {
             target: target(record),
             rpc_id: record.id.as_ref().map_or("", |id| id.as_id().raw()),
             route: route.map_or_else(|| head.uri.path(), |route| &route.path),
-            server: route.map_or("", |route| route.target.name()),
+            server: record.server_name(),
+            own_name: record.own_target.as_deref().unwrap_or_default(),
             endpoint,
             verdict: verdict(record),
             reason: record.reason.map_or("", Reason::as_str),
@@ -194,7 +196,7 @@ fn target(record: &Record) -> Option<Target<'_>> {
 /// What was decided: a request that ends before its end is decided was not let in.
 fn verdict(record: &Record) -> Option<audit::Verdict> {
     match (record.reached, record.reason) {
-        (Reached::Server, _) => Some(audit::Verdict::Allow),
+        (Reached::Server | Reached::Answered, _) => Some(audit::Verdict::Allow),
         (Reached::Gateway, Some(reason)) if !reason.is_of_endpoint() => Some(audit::Verdict::Deny),
         // It was let in, and found nobody to go to.
         (Reached::Gateway, Some(_)) => Some(audit::Verdict::Allow),

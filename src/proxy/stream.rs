@@ -253,7 +253,7 @@ impl Gateway {
         let Some(route) = &ctx.record.route else { return false };
         let snapshot = self.snapshot();
         let current = snapshot.routes.find(&route.path);
-        current.is_none_or(|current| current.target.name() != forward.pool.name())
+        current.is_none_or(|current| !current.leads_to(forward.pool.name()))
     }
 
     /// Follows the session to where it lives now, and listens there.
