@@ -57,6 +57,18 @@ impl Holder<'_> {
         self.open(Purpose::RequestId, owner, shown)
     }
 
+    /// What the progress of a server's request is called by, as the client sees it; like an id.
+    pub fn show_progress_token(&self, member: [u8; 4], raw: &str) -> Option<String> {
+        let owner = Owner::Session(self.session?);
+        self.sealing.seal(Purpose::ProgressToken, owner, &[&member, raw.as_bytes()])
+    }
+
+    /// What the server calls the progress by that a client tells, on the wire.
+    pub fn progress_token(&self, shown: &str) -> Result<Held, NotHeld> {
+        let owner = Owner::Session(self.session.ok_or(NotHeld::Foreign)?);
+        self.open(Purpose::ProgressToken, owner, shown)
+    }
+
     /// A task's id as the client sees it: always the same, because clients compare it.
     pub fn show_task_id(&self, member: [u8; 4], own: &str) -> Option<String> {
         let owner = Owner::Caller(self.binding);

@@ -1,13 +1,16 @@
 //! How are many servers one? Messages on their way between a client and one of the servers.
 
+mod body;
+#[cfg(test)]
+mod by_tree;
 mod events;
 mod holder;
 mod message;
 mod onward;
+mod pending;
 mod splices;
-#[cfg(test)]
-mod tests;
 
+pub use body::BodyToClient;
 pub use events::{Cut, EVENT_ID_BYTES_MAX, EventsToClient, Part, Passing, event_id, own_event_id};
 pub use holder::{Held, Holder, NotHeld};
 pub use message::{Answers, Passage, json, to_client};
