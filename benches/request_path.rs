@@ -217,6 +217,7 @@ fn processor_time() -> Duration {
 
 /// What guarding adds to a call: who calls, 20 rules, two limits, and the line of the record, with
 /// the thread that seals and writes it, all as processor time.
+#[expect(clippy::too_many_lines, reason = "one list of steps, in their order")]
 fn guarded(c: &mut Criterion) {
     let folder = std::env::temp_dir().join(format!("toolgate-bench-{}", std::process::id()));
     std::fs::create_dir_all(&folder).expect("a folder");

@@ -64,8 +64,10 @@ fn a_key_made_by_the_recipe_fits_the_configuration() {
 #[cfg(feature = "demo")]
 #[test]
 fn the_first_call_is_answered() {
+    let folder = env::temp_dir().join(format!("toolgate-first-{}", std::process::id()));
+    fs::create_dir(&folder).unwrap();
     let mut demo = Command::new(program());
-    demo.args(["demo", "--listen", "127.0.0.1:0"]).current_dir(env::temp_dir());
+    demo.args(["demo", "--listen", "127.0.0.1:0"]).current_dir(&folder).env("TMPDIR", &folder);
     let mut demo = Running(demo.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap());
     let mut lines = BufReader::new(demo.0.stdout.take().unwrap()).lines().map(Result::unwrap);
     let url = lines.find_map(|line| {
@@ -73,23 +75,53 @@ fn the_first_call_is_answered() {
         Some(url.strip_prefix("http://")?.strip_suffix("/mcp")?.to_owned())
     });
     let url = url.expect("the greeting names the address");
+    let greeting: Vec<_> = lines.by_ref().take_while(|line| !line.contains("Ctrl-C")).collect();
     // The greeting comes before the listener.
     let mut tries = 0..200;
     while TcpStream::connect(&url).is_err() && tries.next().is_some() {
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
     let curl = block("sh", "curl").replace("127.0.0.1:8080", &url);
-    let mut answers = vec![raw(&curl, &url)];
-    if is_installed("curl") {
-        answers.push(sh(&curl));
-    }
-    let logged = lines.find(|line| line.contains("tools/call add"));
-    drop(demo);
     let expected = block("text", "\"42\"").trim_end();
-    for answer in answers {
+    for answer in answers(&curl, &url) {
         assert!(answer.contains(expected), "{answer}");
     }
+    let logged = lines.find(|line| line.contains("tools/call add"));
     assert!(logged.is_some_and(|line| line.contains("200 ok")), "the call has a line");
+
+    let adds = block("sh", "add_note").replace("127.0.0.1:8080", &url);
+    let expected = block("text", "unknown tool").trim_end();
+    for answer in answers(&adds, &url) {
+        assert!(answer.contains(expected), "{answer}");
+    }
+    let said = |words: &str| greeting.iter().find(|line| line.contains(words)).unwrap();
+    let header = said("Authorization: Bearer").split('\'').nth(1).unwrap();
+    let by_writer = adds.replacen("-d '", &format!("-H '{header}' -d '"), 1);
+    for answer in answers(&by_writer, &url) {
+        assert!(answer.contains("Kept as note"), "{answer}");
+    }
+    let explained = sh(&format!("{} || true", said(" explain ")));
+    let expected = block("text", "for this caller").trim_end();
+    assert!(explained.contains(expected), "{explained}");
+    let tail = said(" audit tail ").replace(" --follow", "");
+    let expected = block("text", "  deny").trim_end();
+    let mut tries = 0..200;
+    while !sh(&tail).contains(expected) {
+        assert!(tries.next().is_some(), "no {expected} in\n{}", sh(&tail));
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    drop(demo);
+    fs::remove_dir_all(folder).unwrap();
+}
+
+/// What a curl command line is answered: done by hand, and by curl where there is one.
+#[cfg(feature = "demo")]
+fn answers(curl: &str, address: &str) -> Vec<String> {
+    let mut answers = vec![raw(curl, address)];
+    if is_installed("curl") {
+        answers.push(sh(curl));
+    }
+    answers
 }
 
 #[test]
@@ -192,8 +224,9 @@ fn raw(curl: &str, address: &str) -> String {
         pairs.filter(|pair| pair[0].ends_with(option)).map(|pair| pair[1]).collect::<Vec<_>>()
     };
     let body = quoted("-d ")[0];
+    let path = curl.split(address).nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap();
     let request = format!(
-        "POST /mcp HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n{}\r\n\r\n{body}",
+        "POST {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n{}\r\n\r\n{body}",
         body.len(),
         quoted("-H ").join("\r\n"),
     );

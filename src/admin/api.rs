@@ -265,6 +265,17 @@ impl Api {
         });
     }
 
+    /// Writes down that an endpoint left because nobody renewed its lease.
+    pub(super) fn note_expired(&self, server: &str, endpoint: &str) {
+        tracing::info!(server, endpoint, "the lease has ended");
+        let Some(audit) = self.reload.shared().audit() else { return };
+        audit.event(&Record {
+            subject: &format!("{server}/{endpoint}"),
+            outcome: "deregistered: its lease has ended",
+            ..Record::new(Event::Registration)
+        });
+    }
+
     /// What the policy in force would say of a call, with what the servers declare of their tools.
     fn explain(&self, body: &[u8]) -> Result<Answer, Denial> {
         let inquiry: Inquiry = parse(body)?;

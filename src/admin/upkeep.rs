@@ -75,7 +75,7 @@ fn look(api: &Api) {
     // While a successor takes over nobody can renew a lease.
     if !bequest.is_under_way() {
         for (server, endpoint) in fleet.expire_leases(now_ms()) {
-            tracing::info!(server, endpoint, "the lease has ended");
+            api.note_expired(&server, &endpoint);
         }
     }
     bequest.drain_found(fleet);

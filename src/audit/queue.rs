@@ -15,6 +15,8 @@ use crate::telemetry::AuditMetrics;
 /// Emptied buffers that wait to be used again, and the largest that is worth keeping.
 const SPARE_MAX: usize = 4096;
 const SPARE_BYTES_MAX: usize = 8 * 1024;
+/// What a record of a call takes, mostly.
+const BODY_BYTES: usize = 1024;
 
 /// There is no room for a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -130,7 +132,8 @@ impl Queue {
 
     /// Adds a record for which this room is held; whether it is in.
     fn write(&self, held: i64, record: &Record<'_>) -> bool {
-        let mut body = self.spares.1.try_recv().unwrap_or_default();
+        let spare = self.spares.1.try_recv();
+        let mut body = spare.unwrap_or_else(|_| Vec::with_capacity(BODY_BYTES));
         record.write(&mut body, SystemTime::now());
         let weight = self.weight(body.len());
         let is_in = match held {

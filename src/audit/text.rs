@@ -95,6 +95,7 @@ impl<'o> Object<'o> {
     }
 
     fn key(&mut self, key: &'static str) {
+        self.out.reserve(key.len() + 4);
         self.out.extend_from_slice(b",\"");
         self.out.extend_from_slice(key.as_bytes());
         self.out.extend_from_slice(b"\":");
@@ -103,11 +104,18 @@ impl<'o> Object<'o> {
 
 /// Writes a JSON string. What steers a terminal is escaped too.
 pub(super) fn write_string(out: &mut Vec<u8>, text: &str) {
-    out.push(b'"');
     let bytes = text.as_bytes();
+    out.reserve(bytes.len() + 2);
+    out.push(b'"');
+    // Looked at without a branch for each byte: hardly any text has one to escape.
+    if !bytes.iter().fold(false, |any, byte| any | must_escape(*byte)) {
+        out.extend_from_slice(bytes);
+        out.push(b'"');
+        return;
+    }
     let mut written = 0;
     for (at, &byte) in bytes.iter().enumerate() {
-        if byte >= 0x20 && byte != b'"' && byte != b'\\' && byte != 0x7f {
+        if !must_escape(byte) {
             continue;
         }
         out.extend_from_slice(&bytes[written..at]);
@@ -126,6 +134,10 @@ pub(super) fn write_string(out: &mut Vec<u8>, text: &str) {
     }
     out.extend_from_slice(&bytes[written..]);
     out.push(b'"');
+}
+
+fn must_escape(byte: u8) -> bool {
+    byte < 0x20 || byte == b'"' || byte == b'\\' || byte == 0x7f
 }
 
 /// Writes two hexadecimal digits for each byte.

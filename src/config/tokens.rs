@@ -1,10 +1,12 @@
 //! Tokens that others issue: `identity.jwt` (signed) and `identity.introspection` (asked for).
 
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
 
+use super::limits::Rate;
 use super::links::note_duplicates;
 use super::place::Place;
 use super::reading::{Fault, Reading};
@@ -17,6 +19,8 @@ use super::url::{Scheme, Url};
 const LEEWAY_MAX: Duration = Duration::from_secs(60);
 /// More often than this nobody should be asked for keys.
 const REFRESH_MIN: Duration = Duration::from_secs(1);
+/// An issuer is asked about tokens at most so often, where nothing else is said.
+const QUESTIONS: NonZeroU32 = NonZeroU32::new(500).unwrap();
 
 /// An issuer of signed tokens (RFC 7519, RFC 9068).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +54,8 @@ pub struct Introspection {
     pub cache: Duration,
     /// How long an answer may take.
     pub timeout: Duration,
+    /// How often it is asked at most; anybody can send tokens that it must be asked about.
+    pub rate: Rate,
     /// For whom its tokens are, and what it says of the caller.
     pub meaning: Meaning,
 }
@@ -168,6 +174,8 @@ shape! {
         optional cache: DurationOrZero,
         /// How long an answer may take.
         optional timeout: Duration,
+        /// How often it is asked at most; requests beyond that are refused with 503.
+        optional rate: Rate,
         /// The member of the answer that names the caller.
         optional caller: String,
         /// What is put before the caller's name; nothing by default.
@@ -352,6 +360,7 @@ impl IntrospectionText {
             client_secret,
             cache,
             timeout,
+            rate,
             caller,
             caller_prefix,
             tenant,
@@ -367,6 +376,7 @@ impl IntrospectionText {
             client_secret: client_secret.value(),
             cache: cache.or(DurationOrZero(Duration::from_secs(60))).0,
             timeout: timeout.or(Duration::from_secs(3)),
+            rate: rate.or(Rate { count: QUESTIONS, period: Duration::from_secs(1) }),
             meaning: meaning(caller, caller_prefix, tenant, audiences),
         })
     }

@@ -5,6 +5,8 @@ use std::fmt;
 use ring::digest::{Context, SHA256};
 use serde_json::{Map, Value};
 
+use super::claims::moment;
+
 /// Who calls, proven. Everything about one caller is computed once, when its proof is checked.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Caller {
@@ -126,6 +128,14 @@ impl Caller {
     /// How the caller proved itself.
     pub fn method(&self) -> Method {
         self.proven.method
+    }
+
+    /// When its token ends, in seconds since 1970; `None` for what has no end of its own.
+    pub fn expires_s(&self) -> Option<u64> {
+        match self.proven.method {
+            Method::Jwt | Method::Introspection => moment(self.proven.claims.get("exp")?),
+            Method::Anonymous | Method::ApiKey | Method::Certificate => None,
+        }
     }
 
     /// Who the caller is, whatever it may do: what sessions are bound to and limits count by. The

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use quick_cache::sync::Cache;
 use ring::digest::{SHA256, digest};
 use serde_json::Value;
@@ -37,6 +38,8 @@ pub(super) struct Introspector {
     pub(super) settings: config::Introspection,
     answers: Cache<Digest, Arc<Answer>>,
     questions: Semaphore,
+    /// How often it is asked: whoever makes up tokens must not make the gateway flood it.
+    rate: DefaultDirectRateLimiter,
     /// Whether the log says that it does not answer: once is enough.
     is_told_silent: AtomicBool,
 }
@@ -67,7 +70,12 @@ pub(super) fn digest_of(token: &[u8]) -> Digest {
 impl Introspector {
     pub(super) fn new(settings: config::Introspection) -> Self {
         let (answers, questions) = (Cache::new(ANSWERS_MAX), Semaphore::new(QUESTIONS_MAX));
-        Self { settings, answers, questions, is_told_silent: AtomicBool::new(false) }
+        let burst = settings.rate.count;
+        // An interval is never zero; `check` has seen to it.
+        let quota = Quota::with_period(settings.rate.interval())
+            .map_or_else(|| Quota::per_second(burst), |quota| quota.allow_burst(burst));
+        let rate = RateLimiter::direct(quota);
+        Self { settings, answers, questions, rate, is_told_silent: AtomicBool::new(false) }
     }
 
     /// What it said a moment ago.
@@ -99,6 +107,7 @@ impl Introspector {
     async fn ask_now(&self, token: &str, outbound: &Outbound, metrics: &Metrics) -> Answer {
         let settings = &self.settings;
         let asked = timeout(settings.timeout, async {
+            self.rate.check().map_err(|_| "it is asked too often".to_owned())?;
             let _open = self.questions.acquire().await.map_err(|error| error.to_string())?;
             let form = vec![
                 ("token", Cow::Borrowed(token)),
@@ -198,7 +207,8 @@ pub(super) fn seconds(now: SystemTime) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::{Introspector, Verdict};
-    use crate::config::{Introspection, Meaning};
+    use crate::config::{Introspection, Meaning, Rate};
+    use std::num::NonZeroU32;
     use std::time::Duration;
 
     fn introspector() -> Introspector {
@@ -209,6 +219,7 @@ mod tests {
             client_secret: None,
             cache: Duration::from_secs(60),
             timeout: Duration::from_secs(1),
+            rate: Rate { count: NonZeroU32::MIN, period: Duration::from_secs(3600) },
             meaning: Meaning {
                 caller: "sub".to_owned(),
                 caller_prefix: String::new(),

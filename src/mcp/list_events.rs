@@ -62,8 +62,9 @@ impl ListEvents {
         *self = Self::new(self.era, self.bytes_max);
     }
 
-    /// Takes the next part of the stream.
-    pub fn pass(&mut self, part: &[u8], shows: &dyn Shows) -> Passed {
+    /// Takes the next part of the stream. Every list in it is `heard` as the server sent it, once it
+    /// is whole and before anything of it passes.
+    pub fn pass(&mut self, part: &[u8], shows: &dyn Shows, heard: &mut dyn FnMut(&[u8])) -> Passed {
         let mut out = Vec::new();
         let (mut at, mut copied, mut differs) = (0, 0, false);
         while at < part.len() {
@@ -92,7 +93,7 @@ impl ListEvents {
                 }
                 if over.is_some() {
                     let event = std::mem::take(&mut self.held);
-                    match filter_event(&event, self.is_first, self.era, shows) {
+                    match filter_event(&event, self.is_first, self.era, shows, heard) {
                         Ok(Some(filtered)) => out.extend(filtered),
                         Ok(None) => out.extend(event),
                         Err(BrokenList) => {
@@ -125,6 +126,7 @@ fn filter_event(
     is_first: bool,
     era: Era,
     shows: &dyn Shows,
+    heard: &mut dyn FnMut(&[u8]),
 ) -> Result<Option<Vec<u8>>, BrokenList> {
     let mark: &[u8] = match is_first && event.starts_with(b"\xef\xbb\xbf") {
         true => &event[..3],
@@ -132,7 +134,10 @@ fn filter_event(
     };
     let lines = || Lines(&event[mark.len()..]);
     let data: Vec<&[u8]> = lines().filter_map(|(line, _)| value(line, b"data")).collect();
-    let Some(filtered) = filter_list(&data.join(&b'\n'), era, shows)? else { return Ok(None) };
+    let message = data.join(&b'\n');
+    let filtered = filter_list(&message, era, shows)?;
+    heard(&message);
+    let Some(filtered) = filtered else { return Ok(None) };
     let mut out = mark.to_vec();
     let mut is_said = false;
     for (line, end) in lines() {
@@ -209,7 +214,7 @@ mod tests {
         let mut events = ListEvents::new(Era::Legacy, bytes_max);
         let mut out = Vec::new();
         for part in parts {
-            match events.pass(part, &Discreet) {
+            match events.pass(part, &Discreet, &mut |_| {}) {
                 Passed::Whole => out.extend_from_slice(part),
                 Passed::Instead(instead) => out.extend(instead),
                 Passed::Ends(last, fault) => {
@@ -280,18 +285,46 @@ mod tests {
             &format!("data: {TOLD}\n\n"),
             &format!("data: {{\"id\":1,\"error\":{{\"message\":\"{long}\"}}}}\n\n"),
         ] {
-            assert_eq!(events.pass(part.as_bytes(), &Discreet), Passed::Whole, "{part}");
+            assert_eq!(
+                events.pass(part.as_bytes(), &Discreet, &mut |_| {}),
+                Passed::Whole,
+                "{part}"
+            );
         }
         let begun = format!("data: {TOLD}\n\ndata: {{\"id\":1");
         let passes = format!("data: {TOLD}\n\n").into_bytes();
-        assert_eq!(events.pass(begun.as_bytes(), &Discreet), Passed::Instead(passes));
+        assert_eq!(events.pass(begun.as_bytes(), &Discreet, &mut |_| {}), Passed::Instead(passes));
         let rest = b",\"result\":{}}\n\n";
         let whole = [b"data: {\"id\":1", &rest[..]].concat();
-        assert_eq!(events.pass(rest, &Discreet), Passed::Instead(whole));
-        assert_eq!(events.pass(b"data: {\"id\"", &Discreet), Passed::Instead(Vec::new()));
+        assert_eq!(events.pass(rest, &Discreet, &mut |_| {}), Passed::Instead(whole));
+        assert_eq!(
+            events.pass(b"data: {\"id\"", &Discreet, &mut |_| {}),
+            Passed::Instead(Vec::new())
+        );
         events.restart();
         let told = format!("data: {TOLD}\n\n");
-        assert_eq!(events.pass(told.as_bytes(), &Discreet), Passed::Whole);
+        assert_eq!(events.pass(told.as_bytes(), &Discreet, &mut |_| {}), Passed::Whole);
+    }
+
+    #[test]
+    fn lists_are_heard_whole_and_as_they_were_sent() {
+        let untouched = r#"{"id":4,"result":{"tools":[{"name":"a"}]}}"#;
+        let (first, second) = LIST.split_at(LIST.find('[').expect("a list"));
+        let stream = format!(
+            "data: {TOLD}\n\nid: 1\ndata: {LIST}\n\ndata: {{\"id\":2,\"result\":{{}}}}\n\ndata: {first}\ndata: {second}\n\ndata: {untouched}\n\ndata: {LIST}"
+        );
+        for size in [1, 7, stream.len()] {
+            let mut events = ListEvents::new(Era::Legacy, 4096);
+            let mut heard = Vec::new();
+            for part in stream.as_bytes().chunks(size) {
+                let passed = events.pass(part, &Discreet, &mut |list| {
+                    // Two lines of data are one text with a line break between them.
+                    heard.push(String::from_utf8_lossy(list).replace('\n', ""));
+                });
+                assert!(!matches!(passed, Passed::Ends(..)), "{passed:?}");
+            }
+            assert_eq!(heard, [LIST, LIST, untouched], "in parts of {size}");
+        }
     }
 
     #[test]

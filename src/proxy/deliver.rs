@@ -190,7 +190,7 @@ impl Gateway {
         filter: &mut EventFilter,
         part: Bytes,
     ) -> Handed {
-        let (part, fault) = filter.pass(part);
+        let (part, fault) = filter.pass(ctx, part);
         if !part.is_empty() {
             watch.saw(&part);
             self.heard_of_changes(ctx, forward, watch);
@@ -231,16 +231,20 @@ impl Gateway {
         head: &UpstreamHead,
         held: &mut Bytes,
     ) -> Result<Option<String>, Reason> {
+        let read = |held: &Bytes| match head.is_event_stream() {
+            true => Answer::of_events(held),
+            false => Answer::of_json(held),
+        };
         let Some(upstream_id) = head.session_id().map(|id| id.as_bytes().to_vec()) else {
             forward.pool.learn_session_habit(SessionHabit::Stateless);
+            // Nothing has to wait for what is only recorded.
+            if let Some(Answer::Success { revision: Some(agreed) }) = read(held) {
+                ctx.record.revision = Some(agreed);
+            }
             return Ok(None);
         };
         let revision = loop {
-            let answer = match head.is_event_stream() {
-                true => Answer::of_events(held),
-                false => Answer::of_json(held),
-            };
-            match answer {
+            match read(held) {
                 Some(Answer::Success { revision }) => break revision,
                 // Nothing was opened, whatever the head says.
                 Some(Answer::Error) => return Ok(None),
@@ -256,6 +260,7 @@ impl Gateway {
             }
         };
         forward.pool.learn_session_habit(SessionHabit::Mints);
+        ctx.record.revision = revision.or(ctx.record.revision);
         self.seal(ctx, forward, &upstream_id, revision).map(Some)
     }
 

@@ -11,6 +11,7 @@ use super::Gateway;
 use super::context::Context;
 use super::deliver::{IsStream, error_event};
 use super::exchange::Exchange;
+use super::identity_headers::told;
 use super::plan::{Exchange as Purpose, Forward};
 use super::pump::End;
 use super::response_body_filter::BodyWatch;
@@ -50,14 +51,16 @@ impl EventFilter {
     }
 
     /// What passes of a part, and why nothing may follow it.
-    pub(super) fn pass(&mut self, part: Bytes) -> (Bytes, Option<ListFault>) {
+    pub(super) fn pass(&mut self, ctx: &Context, part: Bytes) -> (Bytes, Option<ListFault>) {
         match self {
             Self::Off => (part, None),
-            Self::On(events, shows) => match events.pass(&part, &**shows) {
-                Passed::Whole => (part, None),
-                Passed::Instead(instead) => (instead.into(), None),
-                Passed::Ends(last, fault) => (last.into(), Some(fault)),
-            },
+            Self::On(events, shows) => {
+                match events.pass(&part, &**shows, &mut |list| learn(ctx, list)) {
+                    Passed::Whole => (part, None),
+                    Passed::Instead(instead) => (instead.into(), None),
+                    Passed::Ends(last, fault) => (last.into(), Some(fault)),
+                }
+            }
         }
     }
 
@@ -85,16 +88,21 @@ impl Context {
 /// What a server tells this caller and nobody else is known from its own answers.
 fn learn(ctx: &Context, answer: &[u8]) {
     let (Some(route), Some(caller)) = (&ctx.record.route, &ctx.record.caller) else { return };
-    let kind = match Listed::of_method(&ctx.record.method) {
-        Some(Listed::Tool) => Kind::Tools,
-        Some(Listed::Prompt) => Kind::Prompts,
-        Some(Listed::Resource) => Kind::Resources,
-        Some(Listed::Template) => Kind::Templates,
-        None => return,
-    };
     let is_per_caller = route.listed.offer().audience == Audience::Caller
-        || route.target.credentials().is_per_caller();
-    if is_per_caller {
+        || route.target.credentials().is_per_caller()
+        || told(&route.target, Some(caller)).is_some();
+    if !is_per_caller {
+        return;
+    }
+    let asked = Listed::of_method(&ctx.record.method).map(|listed| match listed {
+        Listed::Tool => Kind::Tools,
+        Listed::Prompt => Kind::Prompts,
+        Listed::Resource => Kind::Resources,
+        Listed::Template => Kind::Templates,
+    });
+    // A list that comes again on the stream of a session does not say what was asked for: what it is
+    // shows when it is read.
+    for kind in Kind::ALL.into_iter().filter(|kind| asked.is_none_or(|asked| asked == *kind)) {
         route.listed.learn(caller.fingerprint(), kind, answer, now_ms());
     }
 }

@@ -62,6 +62,7 @@ impl Drop for Turn<'_> {
 
 /// What opening a session anew takes.
 struct Opener<'a> {
+    key: SessionKey,
     pool: &'a Pool,
     client: &'a RequestHeader,
     opening: &'a RawValue,
@@ -185,7 +186,8 @@ impl Gateway {
         let credential = pool.credentials().of(subject).await.map_err(Reason::from)?;
         let told = told(pool, caller.as_deref());
         let restore = &restore;
-        let opener = Opener { pool, client, opening, revision, restore, credential, told };
+        let key = held.key();
+        let opener = Opener { key, pool, client, opening, revision, restore, credential, told };
         let place = self.open_elsewhere(ctx, held, loss, &opener).await?;
         let now = seconds(SystemTime::now());
         sessions.moved(held.key(), &place, revision, now, rules);
@@ -213,7 +215,8 @@ impl Gateway {
             let upstream_id = held.upstream_id().map(<[u8]>::to_vec);
             let place = Place { endpoint: Arc::clone(endpoint), upstream_id };
             let due = Instant::now() + pool.timeouts().total;
-            self.reaper.add(Abandoned { place, revision: held.state.revision }, due);
+            let (caller, revision) = (ctx.record.caller.clone(), held.state.revision);
+            self.reaper.add(Abandoned { key: held.key(), caller, place, revision }, due);
         }
     }
 
@@ -267,7 +270,7 @@ impl Gateway {
         endpoint: &Arc<Endpoint>,
         opener: &Opener<'_>,
     ) -> Result<Option<Vec<u8>>, Unsaid> {
-        let Opener { pool, client, opening, revision, restore, credential, told } = opener;
+        let Opener { key, pool, client, opening, revision, restore, credential, told } = opener;
         let say = async |revision, session: Option<&[u8]>, message: serde_json::Value| {
             let head = message_head(client, revision).map_err(|_| Unsaid::Broken)?;
             let request = OwnRequest {
@@ -295,7 +298,9 @@ impl Gateway {
         if !(200..300).contains(&head.status) || (revision.is_some() && agreed != *revision) {
             // The client goes on in the revision of its session; it cannot be told another one.
             let place = Place { endpoint: Arc::clone(endpoint), upstream_id };
-            self.reaper.add(Abandoned { place, revision: agreed }, Instant::now());
+            let (key, caller) = (*key, ctx.record.caller.clone());
+            let left = Abandoned { key, caller, place, revision: agreed };
+            self.reaper.add(left, Instant::now());
             return Err(Unsaid::Refused);
         }
         let session = upstream_id.as_deref();

@@ -85,7 +85,7 @@ impl Shared {
 
     /// Ends one session at its server. What fails is the server's to clean up.
     async fn end(&self, session: Abandoned) {
-        let Abandoned { place, revision } = session;
+        let Abandoned { place, revision, .. } = &session;
         let pools = self.lasting.fleet.pools();
         let id = place.endpoint.id();
         let pool = pools.iter().find(|pool| pool.by_id(id).is_some()).or_else(|| pools.first());
@@ -120,7 +120,7 @@ impl Shared {
             Ok(Ok(_)) => {
                 self.lasting.metrics.sessions.reaped.inc();
                 let id = std::str::from_utf8(&request_id).unwrap_or_default();
-                self.record_reaped(id, pool.name(), endpoint);
+                self.record_reaped(id, pool.name(), &session);
             }
             Ok(Err(Unsaid::Unreachable)) => {
                 self.endpoint_refused(pool, endpoint, Reason::EndpointUnreachable);

@@ -13,6 +13,7 @@ use super::{Gateway, Shared};
 use crate::audit::{self, Ending, Event, Target};
 use crate::mcp::Verdict;
 use crate::policy;
+use crate::sessions::Abandoned;
 use crate::telemetry::{Outcome, Reason};
 use crate::upstream::{Endpoint, Loss};
 
@@ -136,12 +137,16 @@ impl Shared {
     }
 
     /// Records that the gateway itself ended a session at its server.
-    pub(super) fn record_reaped(&self, request_id: &str, server: &str, endpoint: &Endpoint) {
+    pub(super) fn record_reaped(&self, request_id: &str, server: &str, ended: &Abandoned) {
         let Some(audit) = &self.audit else { return };
+        let Abandoned { key, caller, place, revision } = ended;
         audit.event(&audit::Record {
             request_id,
+            caller: caller.as_deref(),
+            session: Some(key.short()),
+            revision: revision.map_or("", |revision| revision.as_str()),
             server,
-            endpoint: endpoint.url(),
+            endpoint: place.endpoint.url(),
             outcome: "ended by the gateway: nobody used it, or it moved",
             ..audit::Record::new(Event::SessionEnd)
         });

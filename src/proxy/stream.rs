@@ -3,18 +3,20 @@
 //!
 //! What the gateway itself has to say is said between two events only.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use super::Gateway;
 use super::context::Context;
 use super::deliver::{Body, Handed, note_use};
 use super::plan::Forward;
 use super::pump::{Begun, End, Interrupted, while_client_waits};
 use super::response_body_filter::BodyWatch;
+use super::{Gateway, strict};
 use crate::config::OnEndpointLoss;
+use crate::identity::{Caller, Credential, Proof};
 use crate::mcp::{self, Era};
 use crate::upstream::{InFlight, Loss, now_ms};
 use bytes::Bytes;
+use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
 
 /// Streams that end because the gateway stops do so within this time, so that their clients do not
@@ -36,6 +38,38 @@ enum Heard {
     Bell,
     /// Nothing for a while.
     Nothing,
+}
+
+/// A token whose time is over may hold for a little longer, by the leeway of its issuer.
+const LEEWAY_LOOK: Duration = Duration::from_secs(1);
+
+/// When the caller of a stream must be looked at again, if its proof ends at all.
+struct Term(Option<Instant>);
+
+impl Term {
+    fn of(caller: Option<&Caller>) -> Self {
+        let ends = caller.and_then(Caller::expires_s).and_then(|ends_s| {
+            let ends = UNIX_EPOCH.checked_add(Duration::from_secs(ends_s))?;
+            let left = ends.duration_since(SystemTime::now()).unwrap_or_default();
+            Instant::now().checked_add(left)
+        });
+        Self(ends)
+    }
+
+    fn is_due(&self) -> bool {
+        self.0.is_some_and(|due| due <= Instant::now())
+    }
+
+    /// What is left of a time until then. Once it is due, only the end of an event is waited for.
+    fn within(&self, time: Duration) -> Duration {
+        let left = self.0.map(|due| due.saturating_duration_since(Instant::now()));
+        let left = left.map(|left| if left.is_zero() { LEEWAY_LOOK } else { left });
+        left.map_or(time, |left| left.min(time))
+    }
+
+    fn postpone(&mut self) {
+        self.0 = Some(Instant::now() + LEEWAY_LOOK);
+    }
 }
 
 /// What a stream does after a look around.
@@ -60,7 +94,7 @@ impl Gateway {
         let Body { held, mut exchange, mut watch, mut filter, .. } = body;
         let mut part = Some(held).filter(|held| !held.is_empty());
         let (mut bell, mut changes) = (forward.pool.bell(), forward.pool.changes());
-        let mut must_look = true;
+        let (mut must_look, mut term) = (true, Term::of(ctx.record.caller.as_deref()));
         // A stream keeps its session in use, also while it has nothing to say.
         let still_used = Duration::from_secs(ctx.snapshot.session_rules.idle_s.into()) / 4;
         let mut silent = Duration::ZERO;
@@ -74,9 +108,9 @@ impl Gateway {
                     }
                 }
             }
-            if must_look && watch.is_between_events() {
+            if (must_look || term.is_due()) && watch.is_between_events() {
                 must_look = false;
-                match Box::pin(self.heed(session, ctx, forward, &mut changes)).await {
+                match Box::pin(self.heed(session, ctx, forward, &mut changes, &mut term)).await {
                     Heeded::Stay => {}
                     Heeded::End(last) => return last_words(session, last).await,
                     Heeded::Leave(loss) => {
@@ -101,7 +135,7 @@ impl Gateway {
                     biased;
                     part = open.read_body() => part.map(Heard::Part),
                     _ = bell.changed(), if !must_look => Ok(Heard::Bell),
-                    () = tokio::time::sleep(still_used) => Ok(Heard::Nothing),
+                    () = tokio::time::sleep(term.within(still_used)) => Ok(Heard::Nothing),
                 }
             };
             let limit = forward.pool.timeouts().stream_idle.saturating_sub(silent);
@@ -148,6 +182,7 @@ impl Gateway {
         ctx: &Context,
         forward: &mut Forward,
         changes: &mut u32,
+        term: &mut Term,
     ) -> Heeded {
         // A reload made another pool of the same server.
         if let Some(pool) = self.lasting.fleet.pool(forward.pool.name()) {
@@ -159,6 +194,13 @@ impl Gateway {
         }
         if !self.is_welcome(session.req_header(), ctx) {
             return Heeded::End(farewell(forward));
+        }
+        if term.is_due() {
+            if !self.is_proven(session.req_header(), ctx) {
+                tracing::debug!(server = forward.pool.name(), "the token of a stream has ended");
+                return Heeded::End(farewell(forward));
+            }
+            term.postpone();
         }
         let leads_elsewhere = self.leads_elsewhere(ctx, forward);
         let now = forward.pool.changes();
@@ -191,6 +233,18 @@ impl Gateway {
             // A modern client listens again, a legacy one is told where its session went.
             Some(_) => Heeded::End(farewell(forward)),
         }
+    }
+
+    /// Whether the token of a stream, whose time is over, holds still. What would have to be asked
+    /// about is not waited for: the client comes back with the token that it has by then.
+    fn is_proven(&self, head: &RequestHeader, ctx: &Context) -> bool {
+        let Some(route) = &ctx.record.route else { return true };
+        let authorization = strict::credential(&head.headers);
+        let credential = Credential { authorization, certificate: None };
+        let snapshot = self.snapshot();
+        let now = SystemTime::now();
+        let proof = snapshot.identity.authenticate(credential, &route.audience, now);
+        matches!(proof, Proof::Known(_))
     }
 
     /// Whether the stream's route leads to another server in the configuration in force, or nowhere:
@@ -260,4 +314,26 @@ fn retry_hint() -> Vec<u8> {
 fn events(messages: &[String]) -> Vec<u8> {
     let event = |message: &String| format!("event: message\ndata: {message}\n\n");
     messages.iter().map(event).collect::<String>().into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::{LEEWAY_LOOK, Term};
+
+    #[test]
+    fn a_look_at_a_token_is_waited_for_and_never_twice() {
+        let hour = Duration::from_secs(3600);
+        assert!(!Term::of(None).is_due());
+        assert_eq!(Term(None).within(hour), hour);
+        let mut term = Term(Some(Instant::now() + hour / 2));
+        assert!(!term.is_due() && term.within(hour) <= hour / 2);
+        assert_eq!(term.within(Duration::from_secs(1)), Duration::from_secs(1));
+        term = Term(Some(Instant::now()));
+        assert!(term.is_due());
+        assert_eq!(term.within(hour), LEEWAY_LOOK, "an event that is not over is waited for");
+        term.postpone();
+        assert!(!term.is_due() && term.within(hour) < hour);
+    }
 }

@@ -2,10 +2,12 @@
 
 mod key_file;
 mod seal;
+mod legs;
 mod sealed;
 mod table;
 
 pub use key_file::{KeyFile, generated_key};
+pub use legs::{Leg, LegId, NewLeg, write_legs};
 pub use seal::{
     Binding, NewSession, Opening, Seal, Sealed, SessionKey, SessionState, TOKEN_BYTES_MAX, seconds,
 };

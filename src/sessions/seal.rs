@@ -18,6 +18,8 @@ use crate::mcp::Revision;
 pub const TOKEN_BYTES_MAX: usize = 2048;
 /// The layout below. A box of another layout does not open.
 const FORMAT: u8 = 2;
+/// The same, with legs where the server's own id stands.
+const FORMAT_OF_LEGS: u8 = 3;
 /// Layout, revision, creation time, endpoint, length of the server's own id.
 const FIXED_BYTES: usize = 1 + 1 + 4 + 8 + 2;
 const TAG_BYTES: usize = 16;
@@ -41,6 +43,16 @@ pub struct Binding<'a> {
 /// The name of a session within the gateway: the nonce of its id, which is random.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SessionKey(pub [u8; NONCE_LEN]);
+
+impl SessionKey {
+    /// How the session's id begins: what joins the lines of a session, and opens nothing.
+    pub fn short(self) -> [u8; 4] {
+        let mut short = [0; 4];
+        // Three bytes are exactly four characters.
+        URL_SAFE_NO_PAD.encode_slice(&self.0[..3], &mut short).ok();
+        short
+    }
+}
 
 /// A session that begins.
 #[derive(Clone, Copy, Debug)]
@@ -86,9 +98,10 @@ pub struct SessionState {
     pub revision: Option<Revision>,
     /// When it was opened, in seconds since 1970.
     pub made_at: u32,
-    opened: Vec<u8>,
-    upstream_id: (usize, usize),
-    end: usize,
+    pub(super) opened: Vec<u8>,
+    pub(super) upstream_id: (usize, usize),
+    pub(super) has_legs: bool,
+    opening: (usize, usize),
 }
 
 impl SessionState {
@@ -99,7 +112,7 @@ impl SessionState {
 
     /// The `params` of the client's `initialize`; empty if they had no room.
     pub fn opening(&self) -> &[u8] {
-        &self.opened[self.upstream_id.1..self.end]
+        &self.opened[self.opening.0..self.opening.1]
     }
 }
 
@@ -119,6 +132,27 @@ impl Seal {
         session: NewSession<'_>,
         now: SystemTime,
     ) -> Option<Sealed> {
+        self.seal_as(FORMAT, binding, session, now)
+    }
+
+    /// Seals a new session with several servers: in place of a server's own id stand its legs
+    /// ([`super::write_legs`]).
+    pub fn seal_legs(
+        &self,
+        binding: Binding<'_>,
+        session: NewSession<'_>,
+        now: SystemTime,
+    ) -> Option<Sealed> {
+        self.seal_as(FORMAT_OF_LEGS, binding, session, now)
+    }
+
+    fn seal_as(
+        &self,
+        format: u8,
+        binding: Binding<'_>,
+        session: NewSession<'_>,
+        now: SystemTime,
+    ) -> Option<Sealed> {
         let fits = |opening: &[u8]| {
             let sealed = FIXED_BYTES + session.upstream_id.len() + opening.len() + TAG_BYTES;
             (NONCE_LEN + sealed).div_ceil(3) * 4 <= TOKEN_BYTES_MAX
@@ -133,7 +167,7 @@ impl Seal {
         self.random.fill(&mut nonce).ok()?;
         let room = FIXED_BYTES + upstream_id.len() + kept.len() + TAG_BYTES;
         let mut sealed = Vec::with_capacity(room);
-        sealed.push(FORMAT);
+        sealed.push(format);
         sealed.push(revision.map_or(0, |revision| revision as u8));
         sealed.extend_from_slice(&seconds(now).to_le_bytes());
         sealed.extend_from_slice(&endpoint.to_le_bytes());
@@ -187,7 +221,9 @@ impl Seal {
         let id_bytes = usize::from(u16::from_le_bytes(*id_bytes));
         let made_at = u32::from_le_bytes(*made_at);
         let age = seconds(now).saturating_sub(made_at);
-        if *format != FORMAT || u64::from(age) > self.lifetime.as_secs() || rest.len() < id_bytes {
+        let has_legs = *format == FORMAT_OF_LEGS;
+        let is_known = has_legs || *format == FORMAT;
+        if !is_known || u64::from(age) > self.lifetime.as_secs() || rest.len() < id_bytes {
             return None;
         }
         let id_begins = end - rest.len();
@@ -197,7 +233,8 @@ impl Seal {
             revision: Revision::from_byte(*revision),
             made_at,
             upstream_id: (id_begins, id_begins + id_bytes),
-            end,
+            has_legs,
+            opening: (id_begins + id_bytes, end),
             opened,
         })
     }
@@ -268,6 +305,7 @@ mod tests {
         assert_eq!(state.opening(), SESSION.opening);
         assert_eq!((state.endpoint, state.revision), (SESSION.endpoint, SESSION.revision));
         assert_eq!(state.key, sealed.key);
+        assert_eq!(&state.key.short()[..], &sealed.token.as_bytes()[..4]);
         true
     }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 
 use super::SessionKey;
+use crate::identity::Caller;
 use crate::mcp::Revision;
 use crate::upstream::Endpoint;
 
@@ -81,9 +82,15 @@ pub struct Restore {
     pub opening: Option<Box<[u8]>>,
 }
 
-/// A session that nobody used for too long.
+/// A session that nobody will use again where it lived.
 #[derive(Debug)]
 pub struct Abandoned {
+    /// Which one.
+    pub key: SessionKey,
+    /// Who moved it away. Of one that nobody used for too long nobody is known: the table holds a
+    /// million sessions in [`ENTRY_BYTES_MAX`] each, which must not keep every caller with all its
+    /// claims. The record of its start names the caller.
+    pub caller: Option<Arc<Caller>>,
     /// Where it lived.
     pub place: Place,
     /// The revision it speaks.
@@ -385,7 +392,7 @@ impl Table {
             self.left(entry);
             if !entry.is_over() {
                 let revision = Revision::from_byte(entry.revision);
-                abandoned.push(Abandoned { place: entry.place(), revision });
+                abandoned.push(Abandoned { key, caller: None, place: entry.place(), revision });
             }
         }
         abandoned

@@ -88,14 +88,13 @@ async fn an_answer_in_json_counts_as_what_it_says() {
     assert_eq!(outcomes(&stage, &tools).await, expected);
     // None of it says anything of the endpoint.
     assert_eq!(stage.ask(&Message::call(1, "echo")).await.status, 200);
-    let metrics = stage.gateway.metrics_with(r#"tool="echo"} 1"#).await;
-    for line in [
+    let counted = [
+        r#"tool="echo"} 1"#,
         r#"toolgate_requests_total{caller="anonymous",method="tools/call",outcome="tool_error",route="/mcp",server="one",tool="other"} 2"#,
         r#"outcome="unanswered",route="/mcp",server="one",tool="other"} 3"#,
         r#"toolgate_rpc_errors_total{caller="anonymous",code="-32602",server="one",tool="other"} 2"#,
-    ] {
-        assert!(metrics.contains(line), "no {line} in\n{metrics}");
-    }
+    ];
+    let metrics = stage.gateway.metrics_with_all(&counted).await;
     assert!(!metrics.contains("toolgate_ejections_total"), "{metrics}");
 }
 
@@ -234,14 +233,9 @@ async fn changed_lists_are_heard_on_streams_which_pass_as_they_came() {
         "{body}"
     );
     assert!(body.contains("replayed"), "{body}");
-    let metrics = stage
-        .gateway
-        .metrics_with(r#"toolgate_list_changes_total{list="prompts",server="one"} 1"#)
-        .await;
-    assert!(
-        metrics.contains(r#"toolgate_list_changes_total{list="tools",server="one"} 1"#),
-        "{metrics}"
-    );
+    let heard = ["prompts", "tools"]
+        .map(|list| format!(r#"toolgate_list_changes_total{{list="{list}",server="one"}} 1"#));
+    stage.gateway.metrics_with_all(&[&heard[0], &heard[1]]).await;
     let listed = stage.ask(&Message::modern(1, "tools/list", json!({}))).await;
     assert_eq!(listed.json()["result"]["tools"][0]["name"], "echo");
 }

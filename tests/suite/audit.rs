@@ -8,7 +8,7 @@ use crate::support::gateway::{Folder, Gateway, free_address};
 use crate::support::message::Message;
 use crate::support::operator::{self, Operator};
 use crate::support::upstream::{
-    Request, Step, Upstream, event, events_head, json_answer, mcp, plain, sections,
+    Request, Step, Upstream, event, events_head, initialized, json_answer, mcp, plain, sections,
 };
 use files::verify;
 use serde_json::{Value, json};
@@ -333,6 +333,62 @@ async fn a_session_is_recorded_from_its_start_to_its_end() {
     assert!(!it.text().contains(&session), "the id itself");
 }
 
+/// A server of an older revision than its clients ask for.
+async fn elder() -> Upstream {
+    Upstream::start(|request| {
+        let mut answer = initialized(&request.json()["id"]);
+        answer["result"]["protocolVersion"] = json!("2025-06-18");
+        match request.method().as_str() {
+            "initialize" => json_answer(200, "mcp-session-id: elder-session\r\n", &answer),
+            _ => mcp("elder", request),
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn sessions_that_the_gateway_ends_are_recorded_as_what_they_were() {
+    let (a, b) = (elder().await, elder().await);
+    let (folder, admin) = (Folder::new(), free_address());
+    let audit = audit_section(&folder.path().join("audit.jsonl"), "");
+    let more = format!("{}sessions: {{ idle: 6s }}\n", operator::section(admin));
+    let gateway = Gateway::start(&(sections(&[a.url(), b.url()], "") + &audit + &more)).await;
+    let opened = client::exchange(gateway.address, &Message::initialize().bytes()).await;
+    let session = opened.session();
+    let (home, other) = if a.take().is_empty() { (b, a) } else { (a, b) };
+    let it = Recorded { gateway, upstream: other, folder };
+    let start = it.line_of(&opened).await;
+    let revision = json!({ "mcp.protocol.version": "2025-06-18" });
+    says(&start, &revision, "what was agreed, and not what was asked for");
+    let id = json!({ "mcp.session.id": start["mcp.session.id"] });
+
+    // It moves away from an endpoint that is drained, which then need not keep it.
+    let operator = Operator::new(admin);
+    let endpoints = operator.endpoints("one").await;
+    let home_url = home.url();
+    let drained = endpoints.iter().find(|endpoint| endpoint["url"] == json!(home_url));
+    let name = drained.and_then(|endpoint| endpoint["id"].as_str()).expect("the endpoint");
+    let path = format!("/v1/servers/one/endpoints/{name}/drain");
+    assert_eq!(operator.ask("POST", &path, &json!({ "deadline": "1s" })).await.status, 200);
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let call = Message::legacy_call(7, "echo", &session);
+    let call = call.field("mcp-protocol-version", "2025-06-18");
+    assert_eq!(it.ask(&call).await.status, 200);
+    let ended_at = |url: String| {
+        move |line: &Value| line["event"] == "session_end" && line["gateway.endpoint"] == json!(url)
+    };
+    let end = it.wait(1, ended_at(home_url)).await.remove(0);
+    says(&end, &id, "left behind");
+    says(&end, &revision, "left behind");
+    says(&end, &json!({ "caller.id": "anonymous", "gateway.server": "one" }), "left behind");
+
+    // And then nobody uses it.
+    let end = it.wait(1, ended_at(it.upstream.url())).await.remove(0);
+    says(&end, &id, "abandoned");
+    says(&end, &revision, "abandoned");
+    assert_eq!(end["caller.id"], Value::Null, "the record of the start says who it was");
+}
+
 #[tokio::test]
 async fn streams_are_recorded_when_they_end() {
     let it = Recorded::start("", "").await;
@@ -365,6 +421,13 @@ async fn what_operators_change_is_recorded() {
     says(&line, &json!({ "subject": "one/two", "client.address": "127.0.0.1" }), "register");
     let outcome = line["outcome"].as_str().unwrap_or_default();
     assert!(outcome.starts_with("register by register:one: "), "{outcome}");
+
+    let brief = json!({ "url": "http://127.0.0.1:2/mcp", "lease": "1s" });
+    let of_three = path.replace("two", "three");
+    assert_eq!(operator.ask("PUT", &of_three, &brief).await.status, 201);
+    let expired = |line: &Value| line["outcome"] == "deregistered: its lease has ended";
+    let line = it.wait(1, expired).await.remove(0);
+    says(&line, &json!({ "event": "registration", "subject": "one/three" }), "the lease");
 
     let drain = operator.ask("POST", &format!("{path}/drain"), &json!({ "deadline": "20m" })).await;
     assert_eq!(drain.status, 200, "{}", drain.text());

@@ -12,13 +12,19 @@ use serde_json::{Value, json};
 
 /// The stand-in behind a gateway that knows ann and bob.
 pub(crate) async fn stage(upstream: Upstream, more: &str) -> Stage {
+    let sections = upstream.sections();
+    stage_of(upstream, &format!("{sections}{more}")).await
+}
+
+/// The same with a configuration of its own.
+async fn stage_of(upstream: Upstream, sections: &str) -> Stage {
     let keys = ["ann", "bob"].map(|caller| {
         let digest = ring::digest::digest(&ring::digest::SHA256, key(caller).as_bytes());
         let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
         format!("{{ caller: {caller}, sha256: {hex} }}")
     });
     let identity = format!("identity: {{ api_keys: [{}] }}\n", keys.join(", "));
-    let gateway = Gateway::start(&format!("{}{identity}{more}", upstream.sections())).await;
+    let gateway = Gateway::start(&format!("{sections}{identity}")).await;
     Stage { gateway, upstream }
 }
 
@@ -405,4 +411,79 @@ policy:
     let names: Vec<_> = list["result"]["tools"].as_array().expect("a list").iter().collect();
     assert_eq!(names.len(), 1, "{list}");
     assert_eq!(names[0]["name"], "look");
+}
+
+/// How a server that answers per caller sends a list.
+#[derive(Clone, Copy, Debug)]
+enum Form {
+    Json,
+    Events,
+    Replayed,
+}
+
+/// A server whose tool `look` only reads, for ann: others, and the gateway, are told nothing of it.
+fn discreet(request: &Request, form: Form, scope: &str) -> Vec<Step> {
+    let message = request.json();
+    let is_ann = request.field("x-toolgate-caller") == Some("ann")
+        || message["params"]["as"] == "ann"
+        || request.verb == "GET";
+    let mut tool = json!({ "name": "look", "inputSchema": { "type": "object" } });
+    if is_ann {
+        tool["annotations"] = json!({ "readOnlyHint": true });
+    }
+    let mut list = json!({ "tools": [tool] });
+    if !scope.is_empty() {
+        list["cacheScope"] = json!(scope);
+    }
+    let id = if request.verb == "GET" { json!(5) } else { message["id"].clone() };
+    let answer = json!({ "jsonrpc": "2.0", "id": id, "result": list });
+    let text = answer.to_string();
+    let (first, second) = text.split_at(text.len() / 2);
+    match (request.verb.as_str(), request.method().as_str(), form) {
+        ("GET", ..) | ("POST", "tools/list", Form::Events) => vec![
+            events_head(""),
+            chunk(&format!("id: 1\ndata: {first}")),
+            chunk(&format!("{second}\n\n")),
+            events_end(),
+        ],
+        ("POST", "tools/list", _) => json_answer(200, "", &answer),
+        _ => annotated(request),
+    }
+}
+
+#[tokio::test]
+async fn what_a_caller_alone_was_shown_counts_for_that_caller_however_it_was_sent() {
+    let policy = "catalog: { listing: on, refresh: 1h }
+policy:
+  rules:
+    - { name: readers, allow: { tools: ['*'], when: tool.annotations.readOnlyHint } }
+";
+    for (form, headers, scope) in [
+        (Form::Json, "on", ""),
+        (Form::Events, "on", ""),
+        (Form::Replayed, "on", ""),
+        (Form::Events, "off", "private"),
+        (Form::Replayed, "off", "private"),
+    ] {
+        let upstream = Upstream::start(move |request| discreet(request, form, scope)).await;
+        let told = format!("identity_headers: {headers}, endpoints:");
+        let sections = upstream.sections().replacen("endpoints:", &told, 1);
+        let stage = stage_of(upstream, &format!("{sections}{policy}")).await;
+        let calls =
+            async |caller: &str| stage.ask(&by(caller, Message::call(5, "look"))).await.code();
+        assert_eq!((calls("ann").await, calls("bob").await), (-32602, -32602), "{form:?}");
+        for caller in ["ann", "bob"] {
+            let session = session_of(&stage, caller).await;
+            let ask = match form {
+                Form::Replayed if caller == "ann" => {
+                    Message::stream(&session).field("last-event-id", "0")
+                }
+                _ => Message::modern(5, "tools/list", json!({ "as": caller })),
+            };
+            let answer = stage.ask(&by(caller, ask)).await;
+            let shows = answer.text().contains(r#""look""#);
+            assert_eq!(shows, caller == "ann", "{form:?} {headers}: {}", answer.text());
+        }
+        assert_eq!((calls("ann").await, calls("bob").await), (0, -32602), "{form:?} {headers}");
+    }
 }

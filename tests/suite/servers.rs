@@ -165,11 +165,7 @@ async fn a_server_that_says_nothing_in_time_is_504() {
     let gateway = Gateway::start(&sections(&[upstream.url()], timeouts)).await;
     fails(&gateway, "silence", 504).await;
     assert!(upstream.left(4).await, "who is given up is closed");
-    let metrics = gateway.metrics_with("endpoint_timeout").await;
-    assert!(
-        metrics.contains(r#"toolgate_refusals_total{reason="endpoint_timeout"} 4"#),
-        "{metrics}"
-    );
+    gateway.metrics_with(r#"toolgate_refusals_total{reason="endpoint_timeout"} 4"#).await;
 }
 
 #[tokio::test]

@@ -227,6 +227,24 @@ async fn only_a_clear_yes_for_this_route_is_one() {
 }
 
 #[tokio::test]
+async fn whoever_makes_up_tokens_cannot_flood_their_issuer() {
+    let idp = Idp::start(&[]).await;
+    let stage = stage(&idp.introspection(", rate: 3/h")).await;
+    let good = json!({ "active": true, "sub": "ann", "aud": PUBLIC_URL }).to_string();
+    idp.say(move || vec![json_answer(&good)]);
+    assert_eq!(status(&stage, "known").await, 200);
+    for number in 0..20 {
+        let answer = stage.ask(&call(&format!("made-up-{number}"))).await;
+        match number {
+            0 | 1 => assert_eq!(answer.status, 200),
+            _ => unavailable(&answer),
+        }
+    }
+    assert_eq!(idp.http.take().len(), 3, "asked no more often than it may be");
+    assert_eq!(status(&stage, "known").await, 200, "who is known need not be asked about");
+}
+
+#[tokio::test]
 async fn issuers_are_asked_in_their_order() {
     let (first, second) = (Idp::start(&[]).await, Idp::start(&[]).await);
     let entry = |idp: &Idp| format!("{{ issuer: {0}, url: {0}/introspect }}", idp.issuer());
@@ -237,4 +255,51 @@ async fn issuers_are_asked_in_their_order() {
     assert_eq!((first.http.take().len(), second.http.take().len()), (1, 1));
     assert_eq!(status(&stage, "of-the-second").await, 200);
     assert_eq!((first.http.take().len(), second.http.take().len()), (0, 0));
+}
+
+#[tokio::test]
+async fn a_stream_ends_with_its_token_and_goes_on_with_the_next() {
+    let key = Key::new("a");
+    for kind in ["jwt", "introspection"] {
+        let idp = Idp::start(&[&key]).await;
+        let identity = match kind {
+            "jwt" => idp.jwt("").replacen("jwt: [{", "jwt: [{ leeway: 0s,", 1),
+            _ => idp.introspection(""),
+        };
+        let stage = stage(&identity).await;
+        let ends_s = in_seconds(5);
+        let token = |ends_s: u64| {
+            let mut claims = idp.claims("ann");
+            claims["exp"] = json!(ends_s);
+            let signed = key.sign(&claims);
+            claims["active"] = json!(true);
+            idp.say(move || vec![json_answer(&claims.to_string())]);
+            if kind == "jwt" { signed } else { format!("opaque-until-{ends_s}") }
+        };
+        let by = |token: &str, message: Message| {
+            message.field("authorization", &format!("Bearer {token}"))
+        };
+        let long = token(in_seconds(600));
+        let opened = stage.ask(&by(&long, Message::initialize())).await;
+        let session = opened.session();
+        let mut staying = stage.connect().await;
+        staying.send(&by(&long, Message::stream(&session)).bytes()).await;
+        staying.body_after_head("data: {}").await;
+
+        let short = token(ends_s);
+        let mut ending = stage.connect().await;
+        ending.send(&by(&short, Message::stream(&session)).bytes()).await;
+        ending.body_after_head("data: {}").await;
+        ending.body_with("retry: ").await;
+        assert!(in_seconds(0) >= ends_s, "{kind}: not before its time");
+        while ending.part().await.is_some() {}
+        assert!(ending.body_is_whole(), "{kind}: a clean end");
+        assert_eq!(stage.ask(&by(&short, Message::stream(&session))).await.status, 401, "{kind}");
+
+        let more = tokio::time::timeout(Duration::from_millis(300), staying.part()).await;
+        assert!(more.is_err(), "{kind}: a token that holds keeps its stream");
+        let mut again = stage.connect().await;
+        again.send(&by(&long, Message::stream(&session)).bytes()).await;
+        again.body_after_head("data: {}").await;
+    }
 }

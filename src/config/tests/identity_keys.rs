@@ -147,6 +147,11 @@ pub(super) const IDENTITY: &[Row] = &[
         |s| asked(s).timeout == seconds(1),
     ),
     (
+        "identity.introspection[].rate",
+        "routes: [{ path: /mcp, server: everything, public_url: https://h/mcp }]\nidentity: { introspection: [{ issuer: https://i, url: https://i/q, rate: 7/m }] }\n",
+        |s| asked(s).rate.count.get() == 7 && asked(s).rate.period == seconds(60),
+    ),
+    (
         "identity.introspection[].caller",
         "routes: [{ path: /mcp, server: everything, public_url: https://h/mcp }]\nidentity: { introspection: [{ issuer: https://i, url: https://i/q, caller: username }] }\n",
         |s| asked(s).meaning.caller == "username",

@@ -125,13 +125,19 @@ impl Gateway {
 
     /// Waits until a line of the metrics is there.
     pub(crate) async fn metrics_with(&self, wanted: &str) -> String {
+        self.metrics_with_all(&[wanted]).await
+    }
+
+    /// Waits until all of these lines are there. A request is counted when its client has the answer
+    /// already, so that the last one is not always the one that is counted last.
+    pub(crate) async fn metrics_with_all(&self, wanted: &[&str]) -> String {
         let began = Instant::now();
         loop {
             let metrics = self.metrics().await;
-            if metrics.contains(wanted) {
+            let Some(missing) = wanted.iter().find(|line| !metrics.contains(**line)) else {
                 return metrics;
-            }
-            assert!(began.elapsed() < Duration::from_secs(5), "no {wanted} in\n{metrics}");
+            };
+            assert!(began.elapsed() < DEADLINE, "no {missing} in\n{metrics}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
@@ -145,7 +151,7 @@ impl Gateway {
             if found.len() >= lines && (log.is_empty() || log.ends_with('\n')) {
                 return found;
             }
-            assert!(began.elapsed() < Duration::from_secs(5), "{lines} lines wanted:\n{log}");
+            assert!(began.elapsed() < DEADLINE, "{lines} lines wanted:\n{log}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
