@@ -2,6 +2,7 @@
 
 use ring::digest::{SHA256, digest};
 
+use super::holder::Holder;
 use super::member::MemberId;
 use crate::catalog::Kind;
 
@@ -17,6 +18,16 @@ pub trait SealCursors {
     fn seal(&self, content: &[u8]) -> Option<String>;
     /// What was sealed for this caller on this route.
     fn open(&self, cursor: &str) -> Option<Vec<u8>>;
+}
+
+impl SealCursors for Holder<'_> {
+    fn seal(&self, content: &[u8]) -> Option<String> {
+        self.seal_cursor(content)
+    }
+
+    fn open(&self, cursor: &str) -> Option<Vec<u8>> {
+        self.open_cursor(cursor)
+    }
 }
 
 /// The list has no such place, now or for this caller.

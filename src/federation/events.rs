@@ -2,7 +2,8 @@
 //! are renamed, its event ids say which server they are of, and everything else passes as it is.
 
 use super::message::Passage;
-use crate::mcp::{Edit, EditScan, Unfit, edited};
+use super::pending::Pending;
+use crate::mcp::{Edit, EditScan, Unfit};
 
 const BOM: &[u8] = b"\xef\xbb\xbf";
 /// A longer id of an event is not passed on: clients send it back in a header.
@@ -18,8 +19,7 @@ pub struct EventsToClient {
     bytes_max: usize,
     scan: EditScan,
     line: Line,
-    /// Whether the line before ended with CR, so that an LF belongs to it.
-    after_cr: bool,
+    ending: Ending,
     /// Where the line began, and where the value of its field.
     line_at: usize,
     value_at: usize,
@@ -27,10 +27,8 @@ pub struct EventsToClient {
     seen: usize,
     has_fields: bool,
     has_data: bool,
-    /// What of it is here and was not passed on, and the place of that.
-    held: Vec<u8>,
-    held_at: usize,
-    edits: Vec<Edit>,
+    /// What of it is here and was not passed on.
+    held: Pending,
     /// Why it does not pass.
     fault: Option<Unfit>,
 }
@@ -79,6 +77,17 @@ enum Line {
     Other,
 }
 
+/// How the part before ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Ending {
+    #[default]
+    Whole,
+    /// With CR, so that an LF belongs to the line that it ended.
+    Cr,
+    /// With the CR of an event that was dropped, and the LF is dropped too.
+    DroppedCr,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Field {
     Data,
@@ -101,15 +110,13 @@ impl EventsToClient {
             bytes_max,
             scan: EditScan::new(passage.sought()),
             line: Line::Mark(0),
-            after_cr: false,
+            ending: Ending::Whole,
             line_at: 0,
             value_at: 0,
             seen: 0,
             has_fields: false,
             has_data: false,
-            held: Vec::new(),
-            held_at: 0,
-            edits: Vec::new(),
+            held: Pending::default(),
             fault: None,
         }
     }
@@ -117,7 +124,7 @@ impl EventsToClient {
     /// Whether all that was passed on ends between two events: only there may the events of another
     /// server follow.
     pub fn is_between_events(&self) -> bool {
-        self.held_at == 0
+        self.held.at == 0
     }
 
     /// Takes the next part of the stream.
@@ -125,7 +132,7 @@ impl EventsToClient {
         let mut out = Vec::new();
         let mut dropped: Option<(Unfit, u32)> = None;
         let (mut at, mut copied) = (0, 0);
-        let mut differs = !self.held.is_empty() || self.held_at > 0;
+        let mut differs = !self.held.bytes.is_empty() || self.held.at > 0;
         while at < part.len() {
             let begin = at;
             let (read, is_over) = self.next(&part[at..], passage);
@@ -136,7 +143,7 @@ impl EventsToClient {
             }
             out.extend_from_slice(&part[copied..begin]);
             (copied, differs) = (at, true);
-            if let Some(fault) = self.fault.filter(|_| self.held_at > 0) {
+            if let Some(fault) = self.fault.filter(|_| self.held.at > 0) {
                 return Err(Cut { before: out, fault });
             }
             if !is_over {
@@ -148,9 +155,8 @@ impl EventsToClient {
             match self.fault {
                 Some(fault) => dropped.get_or_insert((fault, 0)).1 += 1,
                 None => {
-                    let mut event = std::mem::take(&mut self.held);
-                    event.extend_from_slice(&part[begin..at]);
-                    out.extend(edited(&event, &self.edits, self.held_at));
+                    self.held.bytes.extend_from_slice(&part[begin..at]);
+                    self.held.release(self.seen, &mut out);
                 }
             }
             self.forget_event();
@@ -163,24 +169,26 @@ impl EventsToClient {
     }
 
     fn is_untouched(&self) -> bool {
-        self.held.is_empty() && self.held_at == 0 && self.edits.is_empty()
+        self.held.bytes.is_empty() && self.held.at == 0 && self.held.edits.is_empty()
     }
 
     fn forget_event(&mut self) {
-        (self.line_at, self.seen, self.held_at) = (0, 0, 0);
+        if self.fault.is_some() && self.ending == Ending::Cr {
+            self.ending = Ending::DroppedCr;
+        }
+        (self.line_at, self.seen) = (0, 0);
         (self.has_fields, self.has_data, self.fault) = (false, false, None);
-        self.edits.clear();
-        self.held = Vec::new();
+        self.held = Pending::default();
     }
 
     /// Holds what is here of an event, and passes on what is too much to be held.
     fn hold(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Unfit> {
         if self.fault.is_some() {
-            self.held = Vec::new();
+            self.held.bytes = Vec::new();
             return Ok(());
         }
-        self.held.extend_from_slice(bytes);
-        if self.held.len() <= self.bytes_max {
+        self.held.bytes.extend_from_slice(bytes);
+        if self.held.bytes.len() <= self.bytes_max {
             return Ok(());
         }
         self.collect_edits();
@@ -189,41 +197,41 @@ impl EventsToClient {
             // Nobody knows how this line reads before it is over.
             _ => self.line_at,
         };
-        let settled = self.scan.settled(settled).max(self.held_at);
-        let later = self.edits.partition_point(|edit| edit.place.start < settled);
-        let later = self.edits.split_off(later);
-        let rest = self.held.split_off(settled - self.held_at);
-        out.extend(edited(&self.held, &self.edits, self.held_at));
-        (self.held, self.held_at, self.edits) = (rest, settled, later);
-        if self.held.len() <= self.bytes_max {
+        self.held.release(self.scan.settled(settled), out);
+        if self.held.bytes.len() <= self.bytes_max {
             return Ok(());
         }
-        if self.held_at > 0 {
+        if self.held.at > 0 {
             return Err(Unfit::TooLarge);
         }
         self.fault = Some(Unfit::TooLarge);
-        self.held = Vec::new();
+        self.held.bytes = Vec::new();
         Ok(())
     }
 
     fn collect_edits(&mut self) {
-        let found = self.scan.take_edits();
-        if !found.is_empty() {
-            self.edits.extend(found);
-            self.edits.sort_by_key(|edit| edit.place.start);
+        for edit in self.scan.take_edits() {
+            self.held.edit(edit);
         }
     }
 
     /// Reads to where something may be passed on, or to the end of the part; how many bytes that was.
     fn next(&mut self, part: &[u8], passage: &Passage<'_>) -> (usize, bool) {
         let mut at = 0;
-        if std::mem::take(&mut self.after_cr) && part.first() == Some(&b'\n') {
-            if self.seen == 0 {
-                // Some readers wait for it before they take the event for over.
+        let is_lf = part.first() == Some(&b'\n');
+        match std::mem::take(&mut self.ending) {
+            // Some readers wait for it before they take the event for over.
+            Ending::Cr if is_lf && self.seen == 0 => return (1, true),
+            Ending::Cr if is_lf => {
+                at = 1;
+                self.line_at = self.seen + 1;
+            }
+            Ending::DroppedCr if is_lf => {
+                self.held.edit(Edit { place: 0..1, instead: Vec::new() });
+                self.seen = 1;
                 return (1, true);
             }
-            at = 1;
-            self.line_at = self.seen + 1;
+            _ => {}
         }
         while at < part.len() {
             if let Line::Value(_) | Line::Comment | Line::Other = self.line {
@@ -248,7 +256,7 @@ impl EventsToClient {
                 match part.get(at) {
                     Some(b'\n') => at += 1,
                     Some(_) => {}
-                    None => self.after_cr = true,
+                    None => self.ending = Ending::Cr,
                 }
             }
             let is_over = self.line_over(line_end, passage);
@@ -269,7 +277,7 @@ impl EventsToClient {
             Line::Mark(at) if byte == BOM[at] => match at {
                 2 => {
                     // Among the events of several servers a mark would be a part of a name.
-                    self.edits.push(Edit { place: 0..3, instead: Vec::new() });
+                    self.held.edit(Edit { place: 0..3, instead: Vec::new() });
                     (Line::Start, 1)
                 }
                 _ => (Line::Mark(at + 1), 1),
@@ -348,8 +356,7 @@ impl EventsToClient {
             1..=EVENT_ID_BYTES_MAX => (self.value_at..self.value_at, event_id(passage.member, "")),
             _ => (self.line_at..line_end, ":".to_owned()),
         };
-        self.edits.push(Edit { place, instead: instead.into_bytes() });
-        self.edits.sort_by_key(|edit| edit.place.start);
+        self.held.edit(Edit { place, instead: instead.into_bytes() });
     }
 }
 
@@ -515,7 +522,7 @@ mod tests {
         let mut events = EventsToClient::new(&passage(&sealing), 400);
         for part in &parts[..20] {
             events.pass(part, &passage(&sealing)).expect("it passes");
-            assert!(events.held.len() <= 400);
+            assert!(events.held.bytes.len() <= 400);
         }
         assert!(!events.is_between_events());
     }

@@ -117,6 +117,12 @@ impl Rewrite for Passage<'_> {
                 Some(id) => Ok(Some(id.as_bytes().to_vec())),
                 None => self.request_id(literal).map(Some),
             },
+            Subject::ProgressToken => {
+                let shown = self.holder.show_progress_token(self.member, literal);
+                Ok(Some(quoted(&shown.ok_or(Unfit::TooLong)?)))
+            }
+            // It is the client's own.
+            Subject::ToldToken => Ok(None),
             Subject::Uri => self.uri(literal).map(Some),
             Subject::RequestState => {
                 let own = decoded(literal)?;

@@ -13,16 +13,19 @@ mod table;
 mod cursor;
 mod list;
 mod greeting;
+mod pending;
+mod body;
 mod events;
 mod holder;
 mod message;
 mod onward;
 mod splices;
 #[cfg(test)]
-mod message_tests;
+mod by_tree;
 #[cfg(test)]
 mod tests;
 
+pub use body::BodyToClient;
 pub use cursor::{BadCursor, SealCursors};
 pub use events::{Cut, EVENT_ID_BYTES_MAX, EventsToClient, Part, Passing, event_id, own_event_id};
 pub use holder::{Held, Holder, NotHeld};

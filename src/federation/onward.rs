@@ -1,6 +1,8 @@
 //! Messages of a client on their way to the server they belong to: what the client was given for the
 //! server's own ids is opened again.
 
+use std::cell::Cell;
+
 use super::holder::{Held, Holder, NotHeld};
 use super::splices::{Splices, json_text};
 use crate::jsonrpc::{Envelope, Kind, Text};
@@ -59,8 +61,9 @@ pub fn onward<'a>(
         }
         _ => {}
     }
-    if memchr::memmem::find(body, b"related-task").is_some() {
-        onward.related_tasks(holder, body)?;
+    let tells = envelope.method().is_some_and(|method| *method == "notifications/progress");
+    if tells || memchr::memmem::find(body, b"related-task").is_some() {
+        onward.open_within(holder, body)?;
     }
     Ok(onward)
 }
@@ -80,17 +83,19 @@ impl Onward<'_> {
         }
     }
 
-    /// Messages say in their `_meta` which task they are about (2025-11-25). It may be a task of the
-    /// client, whose id is the client's own.
-    fn related_tasks(&mut self, holder: &Holder<'_>, body: &[u8]) -> Result<(), NotHeld> {
-        let own = OwnTasks { holder, members: std::cell::Cell::default() };
-        let mut scan = EditScan::new(Sought::of(Subject::TaskId));
+    /// Opens what stands deeper in a message. Its `_meta` may say which task it is about (2025-11-25):
+    /// of the server, or of the client, whose id is then the client's own. What progress is told of
+    /// is always a request of a server.
+    fn open_within(&mut self, holder: &Holder<'_>, body: &[u8]) -> Result<(), NotHeld> {
+        let opening = Opening { holder, members: Cell::default() };
+        let sought = Sought::of(Subject::TaskId).and(Sought::of(Subject::ToldToken));
+        let mut scan = EditScan::new(sought);
         // The peek has read the message; what it lets pass and this does not is nobody's.
-        scan.feed(body, 0, &own).map_err(|_| NotHeld::Foreign)?;
+        scan.feed(body, 0, &opening).map_err(|_| NotHeld::Foreign)?;
         for edit in scan.take_edits() {
             self.splices.literal(edit.place, edit.instead);
         }
-        match own.members.get() {
+        match opening.members.get() {
             Members::None => Ok(()),
             Members::One(member) => self.belongs_to(member),
             Members::Several => Err(NotHeld::Foreign),
@@ -98,13 +103,13 @@ impl Onward<'_> {
     }
 }
 
-/// Opens the ids of servers' tasks, and leaves those of the client as they are.
-struct OwnTasks<'a> {
+/// Opens what is held, and remembers whose it is.
+struct Opening<'a> {
     holder: &'a Holder<'a>,
-    members: std::cell::Cell<Members>,
+    members: Cell<Members>,
 }
 
-/// Whose tasks were met.
+/// Whose things were met.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Members {
     #[default]
@@ -113,16 +118,29 @@ enum Members {
     Several,
 }
 
-impl Rewrite for OwnTasks<'_> {
-    fn instead(&self, _: Subject, literal: &str) -> Result<Option<Vec<u8>>, Unfit> {
-        let plain = literal.get(1..literal.len() - 1).unwrap_or_default();
-        let Ok(Held { member, own }) = self.holder.task_id(plain) else { return Ok(None) };
+impl Rewrite for Opening<'_> {
+    fn instead(&self, subject: Subject, literal: &str) -> Result<Option<Vec<u8>>, Unfit> {
+        let plain = literal.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+        let held = match (subject, plain) {
+            (Subject::ToldToken, Some(plain)) => self.holder.progress_token(plain),
+            (Subject::TaskId, Some(plain)) => self.holder.task_id(plain),
+            _ => Err(NotHeld::Foreign),
+        };
+        let Ok(Held { member, own }) = held else {
+            if subject == Subject::ToldToken {
+                self.members.set(Members::Several);
+            }
+            return Ok(None);
+        };
         self.members.set(match self.members.get() {
             Members::None => Members::One(member),
             Members::One(other) if other == member => Members::One(member),
             _ => Members::Several,
         });
-        Ok(Some(json_text(&own)))
+        match subject {
+            Subject::ToldToken => Ok(Some(own.into_bytes())),
+            _ => Ok(Some(json_text(&own))),
+        }
     }
 }
 
@@ -202,6 +220,24 @@ mod tests {
         check(&holder, &answer(&quoted, "the client's own"), A, &answer("5", "the client's own"));
         let other = holder.show_task_id(B, "t").expect("sealed");
         assert_eq!(read(&holder, &answer(&quoted, &other)), Err(NotHeld::Foreign));
+    }
+
+    #[test]
+    fn progress_is_told_to_the_server_that_asked() {
+        let sealing = sealing();
+        let holder = holder(&sealing);
+        let told = |token: &str| {
+            format!(
+                r#"{{"jsonrpc":"2.0","method":"notifications/progress","params":{{"progress":1,"progressToken":{token}}}}}"#
+            )
+        };
+        for own in ["7", r#""a""#] {
+            let shown = holder.show_progress_token(B, own).expect("sealed");
+            check(&holder, &told(&format!("\"{shown}\"")), B, &told(own));
+        }
+        for foreign in ["7", "\"7\"", "\"\""] {
+            assert_eq!(read(&holder, &told(foreign)), Err(NotHeld::Foreign));
+        }
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub struct EditScan {
     /// What becomes of the value that is awaited or read, and where it begins.
     then: Option<Then>,
     start: usize,
+    /// Where a number or word that may go on ends so far.
+    end: usize,
     /// What is here of a string or literal that is read, if it did not come as a whole.
     token: Vec<u8>,
     role: Option<Role>,
@@ -96,6 +98,7 @@ impl EditScan {
             depth: 0,
             then: None,
             start: 0,
+            end: 0,
             token: Vec::new(),
             role: None,
             id: None,
@@ -132,12 +135,15 @@ impl EditScan {
 
     /// Up to where there will be no more edits, if all up to `at` was read.
     pub fn settled(&self, at: usize) -> usize {
-        let is_reading = match self.place {
-            Place::Read(_) | Place::Literal | Place::Skip | Place::SkipText(_) => true,
-            // A replaced value may be a container, but nothing of it is looked into.
+        let is_read = matches!(self.place, Place::Read(_) | Place::Literal);
+        let may_change = match self.then {
+            Some(Then::Token(_) | Then::Id) => is_read,
+            Some(Then::Instead(_) | Then::Object(Level::AskMeta)) => {
+                is_read || matches!(self.place, Place::Skip | Place::SkipText(_))
+            }
             _ => false,
         };
-        let value = if is_reading && self.then.is_some() { self.start } else { at };
+        let value = if may_change { self.start } else { at };
         self.id.as_ref().map_or(at, |id| id.start).min(value).min(at)
     }
 
@@ -330,4 +336,59 @@ fn is_id(literal: &str) -> bool {
 
 fn is_text(literal: &str) -> bool {
     literal.starts_with('"')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{EditScan, Rewrite, Sought, Subject, Unfit};
+
+    /// Names the subject, and the value that was there.
+    struct Telling;
+
+    impl Rewrite for Telling {
+        fn instead(&self, subject: Subject, literal: &str) -> Result<Option<Vec<u8>>, Unfit> {
+            Ok(Some(format!("<{subject:?} {literal}>").into_bytes()))
+        }
+    }
+
+    /// The message with its edits, cut once everywhere; `^` marks up to where it is settled if it
+    /// ends there.
+    fn check(sought: Sought, marked: &str, expected: &str) {
+        let mark = marked.find('^');
+        let message = marked.replace('^', "");
+        for cut in 0..=message.len() {
+            let mut scan = EditScan::new(sought);
+            let (first, second) = message.as_bytes().split_at(cut);
+            scan.feed(first, 0, &Telling).expect("a message");
+            let settled = scan.settled(cut);
+            let mut edits = scan.take_edits();
+            assert!(edits.iter().all(|edit| edit.place.end <= settled || scan.id.is_some()));
+            scan.feed(second, cut, &Telling).expect("a message");
+            let later = scan.take_edits();
+            assert!(later.iter().all(|edit| edit.place.start >= settled), "{message} cut at {cut}");
+            edits.extend(later);
+            edits.sort_by_key(|edit| edit.place.start);
+            let edited = crate::mcp::edited(message.as_bytes(), &edits, 0);
+            assert_eq!(String::from_utf8(edited).expect("text"), expected, "cut at {cut}");
+            if cut == message.len() {
+                assert_eq!(scan.settled(cut), mark.unwrap_or(cut), "{message}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_what_may_still_change_is_not_settled() {
+        let all = Sought::ALL;
+        check(all, r#"{"id":5,"method":"a"}"#, r#"{"id":<RequestId 5>,"method":"a"}"#);
+        check(all, r#"{"id":^5,"x":[1,{"#, r#"{"id":5,"x":[1,{"#);
+        check(all, r#"{"method":"a","id":^5"#, r#"{"method":"a","id":5"#);
+        check(all, r#"{"result":{"taskId":^"a"#, r#"{"result":{"taskId":"a"#);
+        check(all, r#"{"result":{"taskId":{"a"#, r#"{"result":{"taskId":{"a"#);
+        let meta = r#"{"result":{"_meta":{"io.modelcontextprotocol/subscriptionId":"#;
+        check(all, &format!(r#"{meta}^{{"a""#), &format!(r#"{meta}{{"a""#));
+        let expected = format!("{meta}<SubscriptionId >}}}}}}");
+        check(all, &format!(r#"{meta}{{"a":["}}"]}}}}}}}}"#), &expected);
+        check(Sought::of(Subject::Uri), &format!("{meta}1"), &format!("{meta}1"));
+        check(Sought::default(), r#"{"id":1,"id":2,"method":3}"#, r#"{"id":1,"id":2,"method":3}"#);
+    }
 }

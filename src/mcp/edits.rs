@@ -9,6 +9,10 @@ pub enum Subject {
     RequestId,
     /// The id that the server cancels: of its own request, or of the listen request of the client.
     CancelledId,
+    /// What the server calls the progress of its own request by.
+    ProgressToken,
+    /// What the sender of progress says that it is the progress of.
+    ToldToken,
     /// The id of an answer of the server.
     AnswerId,
     /// A URI.
@@ -86,19 +90,27 @@ impl Unfit {
     }
 }
 
+impl Subject {
+    /// Whether it may be an integer too.
+    pub(super) fn is_id(self) -> bool {
+        matches!(self, Self::CancelledId | Self::ProgressToken | Self::ToldToken)
+    }
+}
+
 impl Sought {
     pub(super) const ALL: Self = Self(u8::MAX);
 
     /// Only this.
     pub const fn of(subject: Subject) -> Self {
         Self(match subject {
-            Subject::RequestId | Subject::CancelledId => 1,
+            Subject::RequestId | Subject::CancelledId | Subject::ProgressToken => 1,
             Subject::AnswerId => 1 << 1,
             Subject::Uri => 1 << 2,
             Subject::RequestState => 1 << 3,
             Subject::TaskId => 1 << 4,
             Subject::SubscriptionId => 1 << 5,
             Subject::Asker => 1 << 6,
+            Subject::ToldToken => 1 << 7,
         })
     }
 

@@ -24,6 +24,8 @@ pub(super) enum Level {
     Contents,
     PromptMessage,
     Meta,
+    /// The `_meta` of params, where requests say what their progress is called by.
+    ParamsMeta,
     /// The `_meta` of what is asked.
     AskMeta,
     /// MCP Apps.
@@ -85,6 +87,8 @@ const ASKER: Sought = Sought::of(Subject::Asker);
 const LISTENS: Sought = Sought::of(Subject::SubscriptionId);
 const ASKS: Sought = Sought::of(Subject::RequestId);
 const META: Sought = URI.and(TASK).and(LISTENS);
+const PARAMS_META: Sought = META.and(ASKS);
+const TOLD: Sought = Sought::of(Subject::ToldToken);
 const ALL: Sought = Sought::ALL;
 
 const MESSAGE: Keys = &[
@@ -95,16 +99,17 @@ const MESSAGE: Keys = &[
     ("error", key(4, Then::Response(Level::Error), ALL)),
 ];
 const PARAMS: Keys = &[
-    ("_meta", key(0, Then::Object(Level::Meta), META)),
+    ("_meta", key(0, Then::Object(Level::ParamsMeta), PARAMS_META)),
     ("uri", key(1, Then::Token(Subject::Uri), URI)),
     ("requestId", key(2, Then::Token(Subject::CancelledId), ASKS.and(LISTENS))),
     ("taskId", key(3, Then::Token(Subject::TaskId), TASK)),
     ("inputRequests", key(4, Then::Object(Level::InputRequests), ASKER.and(META))),
     ("result", key(5, Then::Object(Level::TaskResult), META)),
+    ("progressToken", key(7, Then::Token(Subject::ToldToken), TOLD)),
     ("notifications", key(6, Then::Object(Level::Filter), URI.and(TASK))),
 ];
 const ASK: Keys = &[
-    ("_meta", key(0, Then::Object(Level::AskMeta), ASKER.and(META))),
+    ("_meta", key(0, Then::Object(Level::AskMeta), ASKER.and(PARAMS_META))),
     ("messages", key(1, Then::Array(Level::PromptMessage), URI)),
 ];
 const RESULT: Keys = &[
@@ -143,6 +148,7 @@ const ASK_META: Keys = &[
     ),
     ("ui", key(2, Then::Object(Level::Ui), URI)),
     ("ui/resourceUri", key(3, Then::Token(Subject::Uri), URI)),
+    ("progressToken", key(5, Then::Token(Subject::ProgressToken), ASKS)),
     (ASKER_KEY, key(4, Then::Instead(Subject::Asker), ASKER)),
 ];
 const UI: Keys = &[("resourceUri", key(0, Then::Token(Subject::Uri), URI))];
@@ -169,6 +175,7 @@ impl Level {
             Self::Contents => &BLOCK[..2],
             Self::PromptMessage => PROMPT_MESSAGE,
             Self::Meta => &ASK_META[..4],
+            Self::ParamsMeta => &ASK_META[..5],
             Self::AskMeta => ASK_META,
             Self::Ui => UI,
             Self::Task => TASK_KEYS,

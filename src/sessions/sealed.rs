@@ -34,6 +34,8 @@ pub enum Purpose {
     TaskId,
     /// A cursor of a list.
     Cursor,
+    /// What a server calls the progress of its request by.
+    ProgressToken,
 }
 
 /// Whose something is that is sealed; it opens for nobody else.
@@ -49,7 +51,7 @@ impl Purpose {
     /// How much may be sealed. Ids are short, and what a client must send back is not endless.
     pub fn content_bytes_max(self) -> usize {
         match self {
-            Self::RequestId | Self::TaskId => 1024 + 4,
+            Self::RequestId | Self::TaskId | Self::ProgressToken => 1024 + 4,
             Self::RequestState => 64 * 1024,
             Self::Cursor => 8 * 1024,
         }
@@ -61,6 +63,7 @@ impl Purpose {
             Self::RequestState => 2,
             Self::TaskId => 3,
             Self::Cursor => 4,
+            Self::ProgressToken => 5,
         }
     }
 }
@@ -191,7 +194,9 @@ mod tests {
         let sealed = sealing.seal(Purpose::TaskId, CALLER, &[b"task"]).expect("sealed");
         let opens = |purpose, owner, text: &[u8]| sealing.open(purpose, owner, text).is_some();
         assert!(opens(Purpose::TaskId, CALLER, sealed.as_bytes()));
-        for purpose in [Purpose::RequestId, Purpose::RequestState, Purpose::Cursor] {
+        let others =
+            [Purpose::RequestId, Purpose::RequestState, Purpose::Cursor, Purpose::ProgressToken];
+        for purpose in others {
             assert!(!opens(purpose, CALLER, sealed.as_bytes()), "{purpose:?}");
         }
         for (route, caller) in [([3; 16], [2; 16]), ([1; 16], [3; 16])] {

@@ -115,6 +115,10 @@ impl EditScan {
     ) -> Result<usize, Unfit> {
         let ends = |byte: &u8| matches!(byte, b',' | b'}' | b']' | b' ' | b'\n' | b'\r' | b'\t');
         let end = rest.iter().position(ends);
+        // What ends it may stand elsewhere: in the next line of an event.
+        if end != Some(0) {
+            self.end = here + end.unwrap_or(rest.len());
+        }
         let is_read = matches!(self.then, Some(Then::Id | Then::Token(_)));
         let mut token = std::mem::take(&mut self.token);
         if is_read {
@@ -125,8 +129,8 @@ impl EditScan {
         }
         match end {
             None => self.place = Place::Literal,
-            Some(end) if is_read => self.value_is(&token, here + end, rewrite)?,
-            Some(end) => self.passed(here + end, rewrite)?,
+            Some(_) if is_read => self.value_is(&token, self.end, rewrite)?,
+            Some(_) => self.passed(self.end, rewrite)?,
         }
         self.token = token;
         Ok(end.unwrap_or(rest.len()))
@@ -161,9 +165,7 @@ impl EditScan {
                 };
                 self.params = Level::of_params(&method);
             }
-            Some(Then::Token(subject))
-                if is_text(literal) || subject == Subject::CancelledId && is_id(literal) =>
-            {
+            Some(Then::Token(subject)) if is_text(literal) || subject.is_id() && is_id(literal) => {
                 self.rewrite(subject, literal, place, rewrite)?;
             }
             _ => {}

@@ -5,7 +5,7 @@ use proptest::prelude::{BoxedStrategy, Just, Strategy, prop_assert_eq, prop_oneo
 use proptest::sample::select;
 use serde_json::{Map, Value, json};
 
-use super::{Answers, EventsToClient, Holder, Part, Passage, Passing, to_client};
+use super::{Answers, BodyToClient, EventsToClient, Holder, Part, Passage, Passing, to_client};
 use crate::sessions::{Binding, Sealing, SessionKey};
 
 const MEMBER: [u8; 4] = *b"git!";
@@ -14,7 +14,7 @@ const ASKER: &str = "io.toolgate/server";
 const ASKS: [&str; 2] = ["elicitation/create", "sampling/createMessage"];
 const METHODS: [&str; 6] =
     ["a", ASKS[0], ASKS[1], "tasks/get", "notifications/cancelled", "notifications/tasks"];
-const KEYS: [&str; 26] = [
+const KEYS: [&str; 27] = [
     "id",
     "method",
     "params",
@@ -41,6 +41,35 @@ const KEYS: [&str; 26] = [
     "notifications",
     "resourceSubscriptions",
     "taskIds",
+    "progressToken",
+];
+
+/// What messages and streams are made of, and what breaks them.
+const NOISE: [&[u8]; 24] = [
+    b"data:",
+    b"data: ",
+    b"id: 7",
+    b"\n",
+    b"\n\n",
+    b"\r",
+    b"{",
+    b"}",
+    b"[",
+    b"]",
+    b":",
+    b",",
+    b"\"id\":5",
+    b"\"method\":\"a\"",
+    b"\"params\":{",
+    b"\"result\":{",
+    b"\"content\":[{",
+    b"\"uri\":\"a:b\"",
+    b"\"",
+    b"\\",
+    b"\xff",
+    b"\xef\xbb\xbf",
+    b"\"_meta\":{}",
+    b"1.5",
 ];
 
 fn passage(sealing: &Sealing) -> Passage<'_> {
@@ -74,6 +103,13 @@ impl Tree<'_> {
                 method if ASKS.contains(&method) => self.ask(params),
                 method if method.starts_with("tasks/") => self.meta(params),
                 _ => self.params(params),
+            }
+            if let Some(token) =
+                params.get_mut("_meta").and_then(|meta| meta.get_mut("progressToken"))
+                && (token.is_string() || token.is_i64())
+            {
+                let shown = self.0.holder.show_progress_token(MEMBER, &token.to_string());
+                *token = json!(shown.expect("sealed"));
             }
         }
         if let Some(result) = object(message, "result") {
@@ -334,5 +370,55 @@ proptest! {
         let found: Vec<Value> =
             found.iter().map(|data| serde_json::from_slice(data).expect("JSON")).collect();
         prop_assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn bodies_pass_alike_however_they_are_cut(
+        message in message(),
+        is_pretty: bool,
+        size in 1..50usize,
+    ) {
+        let sealing = Sealing::new([&b"a secret of at least thirty-two b"[..]].into_iter());
+        let passage = passage(&sealing);
+        let text = written(&message, &is_pretty);
+        let expected = to_client(&passage, text.as_bytes()).expect("it passes");
+        let mut body = BodyToClient::new(&passage, 100);
+        let mut passed = Vec::new();
+        for part in text.as_bytes().chunks(size) {
+            match body.pass(part, &passage).expect("it passes") {
+                Passing::Whole => passed.extend_from_slice(part),
+                Passing::Instead(instead) => passed.extend(instead),
+            }
+        }
+        prop_assert_eq!(body.finish(), Ok(()));
+        prop_assert_eq!(passed, expected.unwrap_or_else(|| text.into_bytes()));
+    }
+
+    #[test]
+    fn noise_is_judged_alike_however_it_is_cut(
+        noise in vec(select(&NOISE[..]), 0..60),
+        size in 1..20usize,
+    ) {
+        let sealing = Sealing::new([&b"a secret of at least thirty-two b"[..]].into_iter());
+        let passage = passage(&sealing);
+        let noise = noise.concat();
+        let pass = |size: usize| {
+            let mut events = EventsToClient::new(&passage, 10_000);
+            let mut passed = Vec::new();
+            for part in noise.chunks(size) {
+                match events.pass(part, &passage).expect("nothing is cut").passing {
+                    Passing::Whole => passed.extend_from_slice(part),
+                    Passing::Instead(instead) => passed.extend(instead),
+                }
+            }
+            passed
+        };
+        prop_assert_eq!(pass(size), pass(noise.len().max(1)));
+        let whole = to_client(&passage, &noise);
+        let mut body = BodyToClient::new(&passage, 10_000);
+        let mut parts = noise.chunks(size).map(|part| body.pass(part, &passage).map(|_| ()));
+        let judged = parts.find(Result::is_err).unwrap_or(Ok(()));
+        let judged = judged.and_then(|()| body.finish());
+        prop_assert_eq!(judged, whole.map(|_| ()));
     }
 }
