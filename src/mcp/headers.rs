@@ -16,6 +16,9 @@ pub const MCP_NAME: &str = "mcp-name";
 /// `Last-Event-ID`, legacy stream resumption.
 pub const LAST_EVENT_ID: &str = "last-event-id";
 
+/// What stands before a name in base64.
+const ENCODED: &str = "=?base64?";
+
 /// What the headers of a request claim about its body. Nothing here is believed before the body
 /// said the same.
 #[derive(Clone, Copy, Debug, Default)]
@@ -31,12 +34,22 @@ pub struct Claims<'h> {
 /// Decodes the `=?base64?...?=` form of SEP-2243. A value without the exact markers is literal;
 /// one with them that is not base64 of UTF-8 is `None`.
 pub fn decode_name(value: &str) -> Option<Cow<'_, str>> {
-    let Some(encoded) = value.strip_prefix("=?base64?").and_then(|rest| rest.strip_suffix("?="))
-    else {
+    let Some(encoded) = value.strip_prefix(ENCODED).and_then(|rest| rest.strip_suffix("?=")) else {
         return Some(Cow::Borrowed(value));
     };
     let bytes = STANDARD.decode(encoded).ok()?;
     String::from_utf8(bytes).ok().map(Cow::Owned)
+}
+
+/// A name as `Mcp-Name` carries it (SEP-2243): as it is where a field may hold it, else in base64.
+pub fn encode_name(name: &str) -> Cow<'_, str> {
+    let is_plain = name.bytes().all(|byte| (b' '..=b'~').contains(&byte))
+        && name.trim() == name
+        && !name.starts_with(ENCODED);
+    match is_plain {
+        true => Cow::Borrowed(name),
+        false => format!("{ENCODED}{}?=", STANDARD.encode(name)).into(),
+    }
 }
 
 #[cfg(test)]

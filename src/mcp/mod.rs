@@ -26,13 +26,14 @@ pub use edits::{Edit, Rewrite, Sought, Subject, Unfit, edited};
 pub use events::{ChangedLists, EventScan};
 pub use headers::{
     Claims, LAST_EVENT_ID, MCP_METHOD, MCP_NAME, MCP_PROTOCOL_VERSION, MCP_SESSION_ID, decode_name,
+    encode_name,
 };
 pub use list_events::{ListEvents, ListFault, Passed};
 pub use lists::{BrokenList, Listed, Shows, filter_list};
 pub use method::{Class, RoutingKey, well_known};
 pub use revision::{Era, Revision};
 pub use session::{
-    error_code, list_changed, listened_resources, listening_over, log_level, params_of,
+    cursor, error_code, list_changed, listened_resources, listening_over, log_level, params_of,
 };
 pub use sse::data_of_events;
 pub use verdict::{Lists, MessageScan, Verdict};

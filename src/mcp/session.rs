@@ -74,6 +74,19 @@ pub fn log_level(message: &[u8]) -> Option<String> {
     serde_json::from_slice::<SetLevel>(message).ok().map(|set| set.params.level)
 }
 
+/// The cursor of a request for a list.
+pub fn cursor(message: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct List {
+        params: Option<Page>,
+    }
+    #[derive(Deserialize)]
+    struct Page {
+        cursor: Option<String>,
+    }
+    serde_json::from_slice::<List>(message).ok()?.params?.cursor
+}
+
 /// The notifications that say that every list may have changed: all of them on a legacy stream, on
 /// a modern one those that its listen request asked for, with its id.
 pub fn list_changed(era: Era, request: &[u8]) -> Vec<String> {

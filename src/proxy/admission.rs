@@ -73,6 +73,18 @@ impl<'a> Wish<'a> {
         Self { method, subject: Subject::Method, arguments: None, era: Era::Legacy }
     }
 
+    /// The same by the server's own name.
+    pub(super) fn named(mut self, own: Option<&'a str>) -> Self {
+        self.subject = match (self.subject, own) {
+            (Subject::Tool(_), Some(own)) => Subject::Tool(own),
+            (Subject::Prompt(_), Some(own)) => Subject::Prompt(own),
+            (Subject::Resource(_), Some(own)) => Subject::Resource(own),
+            (Subject::Template(_), Some(own)) => Subject::Template(own),
+            (subject, _) => subject,
+        };
+        self
+    }
+
     fn tool(&self) -> Option<&'a str> {
         match self.subject {
             Subject::Tool(name) => Some(name),
@@ -156,6 +168,30 @@ impl Gateway {
             ctx.shows = Permitted::unless_all(&self.shared, pool.name(), caller, ctx);
         }
         Ok(())
+    }
+
+    /// Of which of several servers may they ask it? Of none is no.
+    pub(super) fn authorize_each(
+        &self,
+        ctx: &mut Context,
+        route: &Route,
+        caller: &Arc<Caller>,
+        wish: Wish<'_>,
+    ) -> Result<Vec<usize>, Refusal> {
+        let count = route.federation().map_or(0, |federation| federation.members().len());
+        let (mut members, mut refusal) = (Vec::with_capacity(count), None);
+        for member in 0..count {
+            ctx.record.member = Some(member);
+            match self.authorize(ctx, route, caller, wish) {
+                Ok(()) => members.push(member),
+                Err(refused) => refusal = Some(refused),
+            }
+        }
+        (ctx.record.member, ctx.shows) = (None, None);
+        match refusal {
+            Some(refusal) if members.is_empty() => Err(refusal),
+            _ => Ok(members),
+        }
     }
 
     /// A listen request also subscribes: to each resource that it names, as `resources/subscribe` would.

@@ -12,6 +12,7 @@ use pingora::protocols::http::ServerSession;
 use super::context::Context;
 use super::refusal::Refusal;
 use crate::jsonrpc::ReplyTo;
+use crate::mcp::MCP_SESSION_ID;
 use crate::telemetry::{Outcome, Reason};
 
 /// The HTTP methods a route serves.
@@ -100,6 +101,31 @@ pub(super) async fn metadata(
     let is_head = session.req_header().method == http::Method::HEAD;
     session.write_response_header(Box::new(head)).await?;
     let body = if is_head { Bytes::new() } else { document };
+    session.write_response_body(body, true).await
+}
+
+/// Sends what the gateway says in the place of several servers: JSON, or nothing.
+pub(super) async fn own(
+    session: &mut ServerSession,
+    ctx: &mut Context,
+    status: u16,
+    body: Bytes,
+    token: Option<String>,
+) -> pingora::Result<()> {
+    ctx.give_back();
+    ctx.record.status = status;
+    ctx.record.bytes_out = body.len() as u64;
+    let mut head = ResponseHeader::build_no_case(status, Some(8))?;
+    if !body.is_empty() {
+        head.insert_header(CONTENT_TYPE, "application/json")?;
+    }
+    head.insert_header(CONTENT_LENGTH, body.len())?;
+    head.insert_header(CACHE_CONTROL, "no-store")?;
+    if let Some(token) = token {
+        head.insert_header(MCP_SESSION_ID, token)?;
+    }
+    dress(&mut head, session, ctx)?;
+    session.write_response_header(Box::new(head)).await?;
     session.write_response_body(body, true).await
 }
 

@@ -14,10 +14,11 @@ use super::listing::EventFilter;
 use super::plan::{Exchange as Purpose, Forward};
 use super::pump::{Begun, End, Interrupted, while_client_waits};
 use super::refusal::Refusal;
+use super::renaming::{Broken, Renaming};
 use super::response_body_filter::BodyWatch;
 use super::response_filter::{UpstreamHead, response_filter};
 use crate::jsonrpc::{ErrorBody, ReplyTo};
-use crate::mcp::{self, Answer, Era, ListFault, Revision};
+use crate::mcp::{self, Answer, Era, ListFault, Revision, Unfit};
 use crate::sessions::{Binding, NewSession, Opening, Place, Subscription, seconds};
 use crate::telemetry::{Outcome, Reason};
 use crate::upstream::SessionHabit;
@@ -37,6 +38,7 @@ pub(super) struct Body {
     is_stream: IsStream,
     pub(super) watch: BodyWatch,
     pub(super) filter: EventFilter,
+    pub(super) renaming: Renaming,
 }
 
 /// What came of giving the client a part.
@@ -81,6 +83,10 @@ impl Gateway {
                 return end;
             }
         }
+        let renaming = match rename_first(ctx, forward, &mut head, &mut held, exchange.is_none()) {
+            Ok(renaming) => renaming,
+            Err(fault) => return End::Refused(unfit(forward, fault).into()),
+        };
         ctx.record.status = head.status;
         ctx.record.outcome = Some(match head.status {
             400.. => Outcome::ServerError,
@@ -92,7 +98,8 @@ impl Gateway {
             // What is here may be a list, and shrink.
             head.length = None;
         }
-        let body = Body { held, exchange, is_stream: is_stream(&head, forward), watch, filter };
+        let is_stream = is_stream(&head, forward);
+        let body = Body { held, exchange, is_stream, watch, filter, renaming };
         self.close_if_draining(session);
         if body.exchange.is_none() {
             ctx.give_back();
@@ -130,7 +137,7 @@ impl Gateway {
         forward: &Forward,
         body: Body,
     ) -> End {
-        let Body { held, mut exchange, is_stream, mut watch, mut filter } = body;
+        let Body { held, mut exchange, is_stream, mut watch, mut filter, mut renaming } = body;
         let mut held = Some(held).filter(|held| !held.is_empty());
         loop {
             let part = match held.take() {
@@ -143,7 +150,13 @@ impl Gateway {
                             if exchange.is_none() {
                                 ctx.give_back();
                             }
-                            part
+                            match renaming.pass(ctx, forward.way.as_deref(), part) {
+                                Ok(part) => part,
+                                Err(broken) => {
+                                    let end = self.cut(session, ctx, forward, broken);
+                                    return end.await;
+                                }
+                            }
                         }
                         Ok(None) => {
                             self.connections.close(open).await;
@@ -166,6 +179,11 @@ impl Gateway {
                 }
             }
         }
+        if let Err(fault) = renaming.finish() {
+            unfit(forward, fault);
+            ctx.record.outcome = Some(Outcome::Failed);
+            return End::Cut;
+        }
         let expects = match forward.shape.exchange {
             Purpose::Message | Purpose::OpensSession => ctx.record.expects(),
             Purpose::Stream | Purpose::EndsSession => Expects::Nothing,
@@ -178,6 +196,22 @@ impl Gateway {
             Ok(()) => End::Complete,
             Err(_) => End::Cut,
         }
+    }
+
+    /// Ends an answer of which the rest cannot be passed on.
+    pub(super) async fn cut(
+        &self,
+        session: &mut ServerSession,
+        ctx: &mut Context,
+        forward: &Forward,
+        Broken { before, fault }: Broken,
+    ) -> End {
+        ctx.record.reason = Some(unfit(forward, fault));
+        ctx.record.outcome = Some(Outcome::Failed);
+        if !before.is_empty() && session.write_response_body(before, false).await.is_err() {
+            ctx.record.outcome = Some(Outcome::Cancelled);
+        }
+        End::Cut
     }
 
     /// Gives the client a part of the body, or what of it may pass.
@@ -316,7 +350,8 @@ impl Gateway {
             "resources/unsubscribe" => Subscription::Ends,
             _ => return,
         };
-        if let Some(uri) = ctx.record.target.as_deref() {
+        let record = &ctx.record;
+        if let Some(uri) = record.own_target.as_deref().or(record.target.as_deref()) {
             sessions.note_subscription(key, uri, subscription, rules);
         }
     }
@@ -424,6 +459,34 @@ pub(super) fn error_event(forward: &Forward, reason: Reason) -> Vec<u8> {
     .write(&mut event);
     event.extend_from_slice(b"\n\n");
     event
+}
+
+/// Renames what is here of an answer, so that its head can say how long it is.
+fn rename_first(
+    ctx: &Context,
+    forward: &Forward,
+    head: &mut UpstreamHead,
+    held: &mut Bytes,
+    is_whole: bool,
+) -> Result<Renaming, Unfit> {
+    let way = forward.way.as_deref();
+    let mut renaming = Renaming::new(ctx, way, head)?;
+    if renaming.is_on() {
+        let renamed = renaming.pass(ctx, way, std::mem::take(held));
+        *held = renamed.map_err(|broken| broken.fault)?;
+        head.length = is_whole.then_some(held.len() as u64);
+        if is_whole {
+            std::mem::replace(&mut renaming, Renaming::Off).finish()?;
+        }
+    }
+    Ok(renaming)
+}
+
+/// A server said what cannot be passed on.
+pub(super) fn unfit(forward: &Forward, fault: Unfit) -> Reason {
+    let (server, fault) = (forward.pool.name(), fault.as_str());
+    tracing::warn!(server, fault, "an answer of a server is not passed on");
+    Reason::EndpointBroken
 }
 
 /// Whether an answer may idle.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
+use http::HeaderValue;
 use parking_lot::Mutex;
 use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
@@ -24,7 +25,7 @@ use super::own_request::{OwnRequest, Said, Unsaid, message_head};
 use super::plan::{Exchange, Forward, Held, Placement};
 use crate::config::OnEndpointLoss;
 use crate::identity::Caller;
-use crate::mcp::{Answer, Revision};
+use crate::mcp::{Answer, MCP_PROTOCOL_VERSION, Revision};
 use crate::sessions::{Abandoned, Place, Restore, SessionKey, View, seconds};
 use crate::telemetry::Reason;
 use crate::upstream::{Endpoint, Field, Load, Loss, Otherwise, Pool, Wanted, now_ms};
@@ -60,16 +61,23 @@ impl Drop for Turn<'_> {
     }
 }
 
+/// Whether a session moved for this request.
+pub(super) enum Moved {
+    Now,
+    /// It had moved before, or was nowhere yet.
+    Before,
+}
+
 /// What opening a session anew takes.
-struct Opener<'a> {
-    key: SessionKey,
-    pool: &'a Pool,
-    client: &'a RequestHeader,
-    opening: &'a RawValue,
-    revision: Option<Revision>,
-    restore: &'a Restore,
-    credential: Option<Field>,
-    told: Option<&'a Caller>,
+pub(super) struct Opener<'a> {
+    pub(super) key: SessionKey,
+    pub(super) pool: &'a Pool,
+    pub(super) client: &'a RequestHeader,
+    pub(super) opening: &'a RawValue,
+    pub(super) revision: Option<Revision>,
+    pub(super) restore: &'a Restore,
+    pub(super) credential: Option<Field>,
+    pub(super) told: Option<&'a Caller>,
 }
 
 impl Gateway {
@@ -93,7 +101,9 @@ impl Gateway {
             self.leave_behind(ctx, &forward.pool, held);
             return Err(Reason::SessionUnknown);
         }
-        if forward.pool.settings().on_endpoint_loss == OnEndpointLoss::NotFound {
+        let may_move =
+            held.is_late() || forward.pool.settings().on_endpoint_loss == OnEndpointLoss::Move;
+        if !may_move {
             return match (loss, &held.endpoint) {
                 // Distrust passes; the session would be lost for good.
                 (Loss::Ejected, Some(_)) => Err(Reason::EndpointUnreachable),
@@ -107,13 +117,20 @@ impl Gateway {
                 Some(queue) => Some(queue.lock().await),
                 None => None,
             };
-            self.move_in_turn(session, ctx, pool, held, loss).await
+            self.move_in_turn(session.req_header(), ctx, pool, held, loss).await
         };
         // A client waits no longer for a move than for an answer.
-        timeout(pool.timeouts().first_byte, moving)
-            .await
-            .map_err(|_| Reason::EndpointTimeout)??;
+        let moved = timeout(pool.timeouts().first_byte, moving).await;
+        if let Moved::Now = moved.map_err(|_| Reason::EndpointTimeout)?? {
+            ctx.record.moved = Some(loss);
+        }
         drop(turn);
+        if let Some(revision) = held.state.revision {
+            // A leg that is opened late may speak another one than its client.
+            let version = HeaderValue::from_static(revision.as_str());
+            let head = session.req_header_mut();
+            head.insert_header(MCP_PROTOCOL_VERSION, version).map_err(|_| Reason::Internal)?;
+        }
         // Events of the old endpoint mean nothing to the new one.
         session.req_header_mut().remove_header("last-event-id");
         Ok(())
@@ -150,14 +167,15 @@ impl Gateway {
         said.is_ok_and(|said| said.head.status == 404)
     }
 
-    async fn move_in_turn(
+    /// The same for a session whose turn it is, and without a request that would be changed by it.
+    pub(super) async fn move_in_turn(
         &self,
-        session: &ServerSession,
-        ctx: &mut Context,
+        client: &RequestHeader,
+        ctx: &Context,
         pool: &Pool,
         held: &mut Held,
         loss: Loss,
-    ) -> Result<(), Reason> {
+    ) -> Result<Moved, Reason> {
         let (sessions, rules) = (Arc::clone(&ctx.snapshot.sessions), ctx.snapshot.session_rules);
         if sessions.is_over(held.key()) {
             return Err(Reason::SessionUnknown);
@@ -168,8 +186,9 @@ impl Gateway {
         {
             let place = Place { endpoint, ..place };
             if !held.lives_at(&place) {
+                held.state.revision = sessions.revision(held.key()).or(held.state.revision);
                 held.move_to(place);
-                return Ok(());
+                return Ok(Moved::Before);
             }
         }
         let restore = sessions.restore(held.key());
@@ -179,8 +198,9 @@ impl Gateway {
         };
         let opening: &RawValue =
             serde_json::from_slice(opening).map_err(|_| Reason::SessionUnknown)?;
-        let revision = held.state.revision;
-        let client = session.req_header();
+        let is_late = held.is_late();
+        // With a server that it has not spoken to yet, the client has agreed on nothing.
+        let revision = held.state.revision.filter(|_| !is_late);
         let caller = ctx.record.caller.clone();
         let subject = subject(client, caller.as_deref());
         let credential = pool.credentials().of(subject).await.map_err(Reason::from)?;
@@ -188,9 +208,14 @@ impl Gateway {
         let restore = &restore;
         let key = held.key();
         let opener = Opener { key, pool, client, opening, revision, restore, credential, told };
-        let place = self.open_elsewhere(ctx, held, loss, &opener).await?;
+        let (place, agreed) = self.open_elsewhere(ctx, held, loss, &opener).await?;
         let now = seconds(SystemTime::now());
-        sessions.moved(held.key(), &place, revision, now, rules);
+        held.state.revision = agreed.or(held.state.revision);
+        sessions.moved(held.key(), &place, held.state.revision, now, rules);
+        if is_late {
+            held.move_to(place);
+            return Ok(Moved::Before);
+        }
         self.lasting.metrics.sessions.moved(pool.name(), loss.as_str());
         tracing::info!(
             server = pool.name(),
@@ -200,12 +225,11 @@ impl Gateway {
             "session moved"
         );
         self.record_move(ctx, pool.name(), &place.endpoint, loss);
-        ctx.record.moved = Some(loss);
         if matches!(loss, Loss::Drained | Loss::Ejected | Loss::Gone) {
             self.leave_behind(ctx, pool, held);
         }
         held.move_to(place);
-        Ok(())
+        Ok(Moved::Now)
     }
 
     /// The old endpoint may be well, and need not keep what nobody will use. Calls that still run
@@ -227,11 +251,24 @@ impl Gateway {
         held: &Held,
         loss: Loss,
         opener: &Opener<'_>,
-    ) -> Result<Place, Reason> {
-        let pool = opener.pool;
-        let key = held.key();
+    ) -> Result<(Place, Option<Revision>), Reason> {
         let old = held.endpoint.as_ref().filter(|_| loss == Loss::Unreachable);
-        let mut tried: Vec<u64> = old.map(|endpoint| endpoint.id()).into_iter().collect();
+        let tried: Vec<u64> = old.map(|endpoint| endpoint.id()).into_iter().collect();
+        self.open_at_any(ctx, tried, opener).await.map_err(|reason| match loss {
+            // The server itself does not want it back.
+            Loss::Forgotten => Reason::SessionUnknown,
+            _ => reason,
+        })
+    }
+
+    /// Opens a session on the first endpoint that takes it and was not tried.
+    pub(super) async fn open_at_any(
+        &self,
+        ctx: &Context,
+        mut tried: Vec<u64>,
+        opener: &Opener<'_>,
+    ) -> Result<(Place, Option<Revision>), Reason> {
+        let (pool, key) = (opener.pool, opener.key);
         for _ in 0..=pool.settings().retries.attempts {
             let wanted = Wanted {
                 key: &key.0,
@@ -243,7 +280,9 @@ impl Gateway {
             };
             let Some(endpoint) = pool.choose(&wanted) else { break };
             match self.open_anew(ctx, &endpoint, opener).await {
-                Ok(upstream_id) => return Ok(Place { endpoint, upstream_id }),
+                Ok((upstream_id, agreed)) => {
+                    return Ok((Place { endpoint, upstream_id }, agreed));
+                }
                 Err(Unsaid::Unreachable) => {
                     self.endpoint_refused(pool, &endpoint, Reason::EndpointUnreachable);
                 }
@@ -255,11 +294,9 @@ impl Gateway {
             }
             tried.push(endpoint.id());
         }
-        Err(match loss {
-            // The server itself does not want it back.
-            Loss::Forgotten => Reason::SessionUnknown,
-            _ if tried.is_empty() => Reason::EndpointNone,
-            _ => Reason::EndpointUnreachable,
+        Err(match tried.is_empty() {
+            true => Reason::EndpointNone,
+            false => Reason::EndpointUnreachable,
         })
     }
 
@@ -269,7 +306,7 @@ impl Gateway {
         ctx: &Context,
         endpoint: &Arc<Endpoint>,
         opener: &Opener<'_>,
-    ) -> Result<Option<Vec<u8>>, Unsaid> {
+    ) -> Result<(Option<Vec<u8>>, Option<Revision>), Unsaid> {
         let Opener { key, pool, client, opening, revision, restore, credential, told } = opener;
         let say = async |revision, session: Option<&[u8]>, message: serde_json::Value| {
             let head = message_head(client, revision).map_err(|_| Unsaid::Broken)?;
@@ -303,9 +340,9 @@ impl Gateway {
             self.reaper.add(left, Instant::now());
             return Err(Unsaid::Refused);
         }
-        let session = upstream_id.as_deref();
+        let (session, revision) = (upstream_id.as_deref(), agreed.or(*revision));
         let initialized = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
-        let Said { head, .. } = say(*revision, session, initialized).await?;
+        let Said { head, .. } = say(revision, session, initialized).await?;
         if !(200..300).contains(&head.status) {
             return Err(Unsaid::Refused);
         }
@@ -317,11 +354,11 @@ impl Gateway {
             let message = json!({
                 "jsonrpc": "2.0", "id": "toolgate-2", "method": method, "params": params,
             });
-            let said = say(*revision, session, message).await?;
+            let said = say(revision, session, message).await?;
             if !matches!(said.answer, Some(Answer::Success { .. })) {
                 tracing::debug!(method, endpoint = endpoint.url(), "not restored");
             }
         }
-        Ok(upstream_id)
+        Ok((upstream_id, agreed))
     }
 }

@@ -4,22 +4,25 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use pingora::http::RequestHeader;
+
 use super::context::{Context, short_digest};
 use super::plan::{Held, Key, Placement};
 use super::refusal::Refusal;
 use super::strict;
 use crate::config::HashKey;
+use crate::federation::{Member, MemberId};
 use crate::identity::{self, Caller};
 use crate::mcp::{Call, Class, Era, Kind, MCP_PROTOCOL_VERSION, MCP_SESSION_ID};
 use crate::routes::Route;
-use crate::sessions::{Binding, Place, Seen, SessionState, seconds};
+use crate::sessions::{Binding, Leg, Place, Seen, SessionState, seconds};
 use crate::telemetry::Reason;
-use crate::upstream::SessionHabit;
+use crate::upstream::{Pool, SessionHabit};
 
 /// A legacy message belongs to the endpoint that holds its session.
 pub(super) fn place_legacy(
-    head: &pingora::http::RequestHeader,
-    route: &Route,
+    head: &RequestHeader,
+    (route, pool): (&Route, &Pool),
     caller: &Caller,
     call: &Call<'_>,
     ctx: &mut Context,
@@ -27,17 +30,32 @@ pub(super) fn place_legacy(
     let token = strict::text(&head.headers, MCP_SESSION_ID);
     match token {
         _ if call.kind == Kind::Request(Class::Initialize) => {
-            Ok(anywhere(head, route, caller, call, ctx))
+            Ok(anywhere(head, pool, caller, call, ctx))
         }
         Some(token) => {
             let version = strict::text(&head.headers, MCP_PROTOCOL_VERSION);
-            Ok(Placement::Held(Box::new(open(token, version, route, caller, ctx)?)))
+            let state = open(token, version, route, caller, ctx)?;
+            Ok(Placement::Held(Box::new(locate(state, pool, ctx)?)))
         }
-        None if route.target.session_habit() == SessionHabit::Mints => {
-            Err(Reason::SessionMissing.into())
-        }
-        None => Ok(anywhere(head, route, caller, call, ctx)),
+        None if pool.session_habit() == SessionHabit::Mints => Err(Reason::SessionMissing.into()),
+        None => Ok(anywhere(head, pool, caller, call, ctx)),
     }
+}
+
+/// The session of a legacy message on a route with several servers, which always has one.
+pub(super) fn open_session(
+    head: &RequestHeader,
+    route: &Route,
+    caller: &Caller,
+    ctx: &mut Context,
+) -> Result<SessionState, Refusal> {
+    let token = strict::text(&head.headers, MCP_SESSION_ID).ok_or(Reason::SessionMissing)?;
+    let version = strict::text(&head.headers, MCP_PROTOCOL_VERSION);
+    let state = open(token, version, route, caller, ctx)?;
+    if ctx.snapshot.sessions.is_over(state.key) {
+        return Err(Reason::SessionUnknown.into());
+    }
+    Ok(state)
 }
 
 /// Opens a session id. Unknown, foreign, forged and expired ids are one answer, and so are those of
@@ -48,7 +66,7 @@ pub(super) fn open(
     route: &Route,
     caller: &Caller,
     ctx: &mut Context,
-) -> Result<Held, Refusal> {
+) -> Result<SessionState, Refusal> {
     let binding = Binding { route: &route.digest, caller: caller.digest() };
     let now = SystemTime::now();
     let opened = ctx.snapshot.seal.open(binding, token.as_bytes(), now);
@@ -60,13 +78,17 @@ pub(super) fn open(
     {
         return Err(Reason::SessionRevision.into());
     }
-    locate(state, seconds(now), route, ctx)
+    Ok(state)
 }
 
 /// Finds where a session lives: where its id says, unless it has moved since.
-fn locate(state: SessionState, now: u32, route: &Route, ctx: &Context) -> Result<Held, Refusal> {
+pub(super) fn locate(mut state: SessionState, pool: &Pool, ctx: &Context) -> Result<Held, Refusal> {
+    if state.has_legs() {
+        // The route had several servers when the session began.
+        state = state.into_leg(MemberId::of(pool.name()).0).0;
+    }
     let (sessions, rules) = (&ctx.snapshot.sessions, ctx.snapshot.session_rules);
-    let pool = &route.target;
+    let now = seconds(SystemTime::now());
     match sessions.used(state.key, state.made_at, now, rules) {
         Seen::Over => Err(Reason::SessionUnknown.into()),
         Seen::Moved(place) => {
@@ -90,16 +112,55 @@ fn locate(state: SessionState, now: u32, route: &Route, ctx: &Context) -> Result
     }
 }
 
+/// Finds where a session lives at one of several servers. `None` if that server has no sessions.
+pub(super) fn locate_leg(
+    state: SessionState,
+    member: &Member,
+    ctx: &Context,
+) -> Result<Option<Held>, Refusal> {
+    let (sessions, rules) = (&ctx.snapshot.sessions, ctx.snapshot.session_rules);
+    let now = seconds(SystemTime::now());
+    touch_legs(&state, member, now, ctx);
+    let (mut leg, opened) = state.into_leg(member.id.0);
+    match opened {
+        Leg::Opened => locate(leg, &member.pool, ctx).map(Some),
+        Leg::Stateless => Ok(None),
+        Leg::Late => match sessions.whereabouts(leg.key) {
+            Some(place) => {
+                if let Seen::Over = sessions.used(leg.key, leg.made_at, now, rules) {
+                    return Err(Reason::SessionUnknown.into());
+                }
+                leg.revision = sessions.revision(leg.key).or(leg.revision);
+                let endpoint = member.pool.by_id(place.endpoint.id());
+                Ok(Some(Held::moved(leg, endpoint, place.upstream_id)))
+            }
+            None => Ok(Some(Held::late(leg))),
+        },
+    }
+}
+
+/// A session that is used at one of its servers is used at all of them: none of its legs is idle. Once
+/// in a second is enough.
+fn touch_legs(state: &SessionState, used: &Member, now: u32, ctx: &Context) {
+    let sessions = &ctx.snapshot.sessions;
+    if sessions.was_used_at(state.key.leg(used.id.0), now) {
+        return;
+    }
+    for id in state.leg_ids() {
+        sessions.touch(state.key.leg(id), now);
+    }
+}
+
 /// What has no session goes where its key leads.
 pub(super) fn anywhere(
-    head: &pingora::http::RequestHeader,
-    route: &Route,
+    head: &RequestHeader,
+    pool: &Pool,
     caller: &Caller,
     call: &Call<'_>,
     ctx: &Context,
 ) -> Placement {
     let random = fastrand::u64(..);
-    let key = match route.target.hash_key() {
+    let key = match pool.hash_key() {
         // A new session is placed by chance, which spreads the sessions of one caller too.
         HashKey::Session if call.era == Era::Legacy => Key::Fixed(u128::from(random).to_le_bytes()),
         HashKey::Session | HashKey::Caller => who(caller, ctx),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::catalog::Kind;
 use crate::jsonrpc::{Id, OwnedId, peek};
 use crate::mcp::Era;
 use crate::sessions::{Place, SessionKey, SessionState};
@@ -19,6 +20,8 @@ pub(super) enum Plan {
     Metadata(Bytes),
     /// Nothing: the client left before it was its turn.
     Abandoned,
+    /// Answer it here, for several servers.
+    Errand(Box<Errand>),
 }
 
 /// Everything that carrying a request to a server needs.
@@ -27,6 +30,54 @@ pub(super) struct Forward {
     pub(super) placement: Placement,
     pub(super) shape: Shape,
     pub(super) body: Bytes,
+    /// Of several servers the one it goes to; what it says is renamed for the client.
+    pub(super) way: Option<Box<Way>>,
+}
+
+/// The way of messages between a client and one of several servers.
+pub(super) struct Way {
+    /// Which server, by its index.
+    pub(super) member: usize,
+    /// The session of the client.
+    pub(super) session: Option<SessionKey>,
+    /// The id of the request that is answered.
+    pub(super) id: Option<OwnedId>,
+    /// The listen request that the messages belong to, as the client wrote its id.
+    pub(super) subscription: Option<OwnedId>,
+}
+
+/// What the gateway does itself, for several servers.
+pub(super) struct Errand {
+    pub(super) what: What,
+    /// The servers that it is for, by their index: the caller may ask them so.
+    pub(super) members: Vec<usize>,
+    /// The legacy session.
+    pub(super) session: Option<SessionState>,
+    pub(super) shape: Shape,
+    pub(super) body: Bytes,
+}
+
+/// Which errand it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    /// `initialize`.
+    OpensSession,
+    /// `server/discover`.
+    Discover,
+    /// A list.
+    List(Kind),
+    /// `ping`.
+    Ping,
+    /// `logging/setLevel`: every server of the session is told.
+    Level,
+    /// A notification for every server of the session.
+    Tell,
+    /// A notification that says nothing new to any of them.
+    Accept,
+    /// The stream of a legacy session, or a modern listen request.
+    Listen,
+    /// DELETE of a session.
+    EndsSession,
 }
 
 impl Forward {
@@ -77,12 +128,14 @@ pub(super) struct Held {
     pub(super) endpoint: Option<Arc<Endpoint>>,
     /// The server's own id there, if the session moved.
     moved: Option<Option<Vec<u8>>>,
+    /// Whether it was never opened: a leg that was not there when its session began.
+    is_late: bool,
 }
 
 impl Held {
     /// A session that lives where its id says, at this endpoint if there is one.
     pub(super) fn at_home(state: SessionState, endpoint: Option<Arc<Endpoint>>) -> Self {
-        Self { state, endpoint, moved: None }
+        Self { state, endpoint, moved: None, is_late: false }
     }
 
     /// A session that moved, to this endpoint if it is still part of the pool.
@@ -91,11 +144,22 @@ impl Held {
         endpoint: Option<Arc<Endpoint>>,
         upstream_id: Option<Vec<u8>>,
     ) -> Self {
-        Self { state, endpoint, moved: Some(upstream_id) }
+        Self { state, endpoint, moved: Some(upstream_id), is_late: false }
+    }
+
+    /// A leg that was never opened, and is opened before anything is sent.
+    pub(super) fn late(state: SessionState) -> Self {
+        Self { state, endpoint: None, moved: Some(None), is_late: true }
+    }
+
+    /// Whether it was never opened.
+    pub(super) fn is_late(&self) -> bool {
+        self.is_late
     }
 
     /// The session moves now.
     pub(super) fn move_to(&mut self, to: Place) {
+        self.is_late = false;
         self.endpoint = Some(to.endpoint);
         self.moved = Some(to.upstream_id);
     }

@@ -8,7 +8,7 @@ use super::Gateway;
 use super::answer;
 use super::context::Context;
 use super::parked;
-use super::plan::{Exchange, Forward, Plan};
+use super::plan::{Exchange, Forward, Plan, Shape};
 use super::pump::End;
 use super::refusal::Refusal;
 use crate::telemetry::{Outcome, Reason};
@@ -28,8 +28,19 @@ impl Gateway {
                 ctx.record.outcome = Some(Outcome::Cancelled);
                 Error::e_explain(ErrorType::ConnectionClosed, "client left")
             }
+            Plan::Errand(errand) => {
+                let permit = match self.stream_permit(ctx, errand.shape) {
+                    Ok(permit) => permit,
+                    Err(refusal) => {
+                        return answer::refuse(session.as_mut(), ctx, &refusal).await;
+                    }
+                };
+                let done = Box::pin(self.run_errand(session.as_mut(), ctx, *errand)).await;
+                drop(permit);
+                done
+            }
             Plan::Forward(mut forward) => {
-                let permit = match self.stream_permit(ctx, &forward) {
+                let permit = match self.stream_permit(ctx, forward.shape) {
                     Ok(permit) => permit,
                     Err(refusal) => {
                         return answer::refuse(session.as_mut(), ctx, &refusal).await;
@@ -64,12 +75,8 @@ impl Gateway {
     }
 
     /// Streams are counted, because each holds memory and two connections for hours.
-    fn stream_permit(
-        &self,
-        ctx: &Context,
-        forward: &Forward,
-    ) -> Result<Option<StreamPermit>, Refusal> {
-        if forward.shape.exchange != Exchange::Stream {
+    fn stream_permit(&self, ctx: &Context, shape: Shape) -> Result<Option<StreamPermit>, Refusal> {
+        if shape.exchange != Exchange::Stream {
             return Ok(None);
         }
         let permit = StreamPermit::take(self.lasting.metrics.streams.clone());

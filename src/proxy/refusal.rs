@@ -78,6 +78,13 @@ fn row(reason: Reason) -> (u16, i32, &'static str) {
         Reason::MessageMalformed => (400, jsonrpc::INVALID_REQUEST, "malformed message"),
         Reason::MessageViolation => (400, jsonrpc::INVALID_REQUEST, "invalid message"),
         Reason::MethodRemoved => (404, jsonrpc::METHOD_NOT_FOUND, "method not found"),
+        Reason::MethodUnknown => (404, jsonrpc::METHOD_NOT_FOUND, "method not found"),
+        Reason::HandleUnknown => (
+            400,
+            jsonrpc::INVALID_PARAMS,
+            "what is sent back was not given to this client, or has expired",
+        ),
+        Reason::CatalogUnknown => (503, 503, "what the servers offer is not known yet"),
         Reason::SessionMissing => (400, 400, "Mcp-Session-Id is required"),
         Reason::SessionUnknown => (404, 404, "session not found"),
         Reason::SessionRevision => {
@@ -201,8 +208,13 @@ impl Refusal {
 
     /// -32022 with the list that lets a client choose again.
     pub(super) fn unsupported_revision(requested: &str) -> Self {
-        let known: Vec<_> =
-            Revision::ALL.iter().rev().map(|known| format!("\"{known}\"")).collect();
+        let newest_first: Vec<_> = Revision::ALL.into_iter().rev().collect();
+        Self::revision_not_among(&newest_first, requested)
+    }
+
+    /// -32022 with these revisions: the servers speak no other.
+    pub(super) fn revision_not_among(known: &[Revision], requested: &str) -> Self {
+        let known: Vec<_> = known.iter().map(|known| format!("\"{known}\"")).collect();
         // A header value holds no control characters and was read as UTF-8, so quotes and
         // backslashes are all that must be escaped; overlong nonsense is not repeated.
         let requested = if requested.len() <= 32 && !requested.contains(['"', '\\']) {

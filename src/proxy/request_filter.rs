@@ -1,30 +1,35 @@
 //! Decides what happens to a request. This is the product in one file: read [`Gateway::decide`].
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use http::Method;
+use pingora::http::RequestHeader;
 use pingora_proxy::Session;
 
 use super::Gateway;
 use super::admission::{Turn, Wish};
 use super::answer::METHODS;
 use super::context::Context;
-use super::placing::{anywhere, open, place_legacy};
-use super::plan::{Exchange, Forward, Placement, Plan, Repeat, Shape};
+use super::finding::{Lead, Whose, find};
+use super::placing::{anywhere, locate, locate_leg, open, place_legacy};
+use super::plan::{Errand, Exchange, Forward, Placement, Plan, Repeat, Shape, Way, What};
 use super::refusal::{Refusal, TokenSent};
 use super::strict::Ambiguous;
 use super::{body, hosts, strict};
 use crate::config::Listener;
+use crate::federation::Splices;
 use crate::identity::{Caller, Credential, Identity, PeerCertificate, Proof, Shown, Unproven};
 use crate::jsonrpc::peek;
 use crate::mcp::{
     self, Call, Claims, Class, Era, HEADER_MISMATCH, Kind, MCP_METHOD, MCP_NAME,
     MCP_PROTOCOL_VERSION, MCP_SESSION_ID, Revision, Violation,
 };
-use crate::routes::Route;
+use crate::routes::{Route, Server};
+use crate::sessions::SessionState;
 use crate::telemetry::{CallKey, Reason};
 use crate::upstream::{Pool, now_ms};
 
@@ -130,25 +135,78 @@ impl Gateway {
         let head = session.req_header();
         let call = read_call(head, &body, ctx)?;
         note(ctx, &call);
-        ctx.record.is_repeat = self.is_repeat(route, caller, &call);
-        let placement = match call.era {
-            Era::Modern => anywhere(head, route, caller, &call, ctx),
-            Era::Legacy => place_legacy(head, route, caller, &call, ctx)?,
+        let lead = match route.federation() {
+            Some(federation) => find(federation, head, (route, caller), (&body, &call), ctx)?,
+            None => Lead::plain(),
         };
-        let shape = shape(&call, &route.target);
-        let (wish, held) = (Wish::of(&call), placement.held());
+        match lead.whose {
+            Whose::Server { own, splices } => {
+                let lead = (own, splices, lead.session);
+                self.decide_call(session, ctx, (route, caller), (&body, &call), lead).await
+            }
+            Whose::Gateway(what) => {
+                let shape = shape(&call, None);
+                let lead = (what, lead.session, shape);
+                let wish = Wish::of(&call);
+                self.decide_errand(session, ctx, (route, caller), (&body, wish), lead).await
+            }
+        }
+    }
+
+    /// A message for one server.
+    async fn decide_call(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        (route, caller): (&Arc<Route>, &Arc<Caller>),
+        (body, call): (&Bytes, &Call<'_>),
+        (own, splices, legs): (Option<Cow<'_, str>>, Splices<'_>, Option<SessionState>),
+    ) -> Result<Plan, Refusal> {
+        let Server { pool, .. } = route.server(ctx.record.member).ok_or(Reason::Internal)?;
+        ctx.record.is_repeat = self.is_repeat(pool, caller, call, own.as_deref());
+        let way = way(route, ctx, call, legs.as_ref());
+        let head = session.req_header();
+        let placement = match (call.era, legs) {
+            (Era::Modern, _) => anywhere(head, pool, caller, call, ctx),
+            (Era::Legacy, None) => place_legacy(head, (route, pool), caller, call, ctx)?,
+            (Era::Legacy, Some(legs)) => place_leg(head, (route, caller), call, legs, ctx)?,
+        };
+        let shape = shape(call, Some(pool));
+        let (wish, held) = (Wish::of(call).named(own.as_deref()), placement.held());
         self.authorize(ctx, route, caller, wish)?;
         if call.kind == Kind::Request(Class::Listen) {
-            self.authorize_listening(ctx, route, caller, &body)?;
+            self.authorize_listening(ctx, route, caller, body)?;
         }
         self.remember_use(ctx, route, caller, wish, held)?;
         let turn = self.admit(session.as_mut(), ctx, (route, caller), wish, (shape, held)).await?;
         if let Turn::ClientLeft = turn {
             return Ok(Plan::Abandoned);
         }
-        drop(call);
-        let pool = Arc::clone(&route.target);
-        Ok(Plan::Forward(Forward { pool, placement, shape, body }))
+        let pool = Arc::clone(pool);
+        rename(session, ctx, (call, own), &placement)?;
+        let body = match splices.is_empty() {
+            true => body.clone(),
+            false => splices.apply(body).into(),
+        };
+        Ok(Plan::Forward(Forward { pool, placement, shape, body, way }))
+    }
+
+    /// What the gateway answers itself, for those of the servers of which the caller may ask it.
+    async fn decide_errand(
+        &self,
+        session: &mut Session,
+        ctx: &mut Context,
+        (route, caller): (&Arc<Route>, &Arc<Caller>),
+        (body, wish): (&Bytes, Wish<'_>),
+        (what, legs, shape): (What, Option<SessionState>, Shape),
+    ) -> Result<Plan, Refusal> {
+        let members = self.authorize_each(ctx, route, caller, wish)?;
+        let turn = self.admit(session.as_mut(), ctx, (route, caller), wish, (shape, None)).await?;
+        if let Turn::ClientLeft = turn {
+            return Ok(Plan::Abandoned);
+        }
+        let body = body.clone();
+        Ok(Plan::Errand(Box::new(Errand { what, members, session: legs, shape, body })))
     }
 
     /// GET and DELETE: the stream and the end of a legacy session. Nothing else has one (2026-07-28
@@ -176,8 +234,22 @@ impl Gateway {
             version.and_then(Revision::parse).is_some_and(|revision| revision.era() == Era::Modern);
         let token = strict::text(&head.headers, MCP_SESSION_ID).filter(|_| !is_modern);
         let Some(token) = token else { return Err(Refusal::verb("POST, OPTIONS")) };
-        let held = open(token, version, route, caller, ctx)?;
+        let state = open(token, version, route, caller, ctx)?;
         let wish = Wish::bare(method);
+        if route.federation().is_some() {
+            if ctx.snapshot.sessions.is_over(state.key) {
+                return Err(Reason::SessionUnknown.into());
+            }
+            let what = match exchange {
+                Exchange::Stream => What::Listen,
+                _ => What::EndsSession,
+            };
+            let (nothing, of) = (Bytes::new(), (route, caller));
+            let lead = (what, Some(state), shape);
+            return self.decide_errand(session, ctx, of, (&nothing, wish), lead).await;
+        }
+        let Server { pool, .. } = route.server(None).ok_or(Reason::Internal)?;
+        let held = locate(state, pool, ctx)?;
         self.authorize(ctx, route, caller, wish)?;
         let shaped = (shape, Some(&held));
         let turn = self.admit(session.as_mut(), ctx, (route, caller), wish, shaped).await?;
@@ -185,18 +257,19 @@ impl Gateway {
             return Ok(Plan::Abandoned);
         }
         Ok(Plan::Forward(Forward {
-            pool: Arc::clone(&route.target),
+            pool: Arc::clone(pool),
             placement: Placement::Held(Box::new(held)),
             shape,
             body: Bytes::new(),
+            way: None,
         }))
     }
 
     /// Whether the caller made the same call of a tool a short while ago.
-    fn is_repeat(&self, route: &Route, caller: &Caller, call: &Call<'_>) -> bool {
-        let Some(tool) = call.tool() else { return false };
+    fn is_repeat(&self, pool: &Pool, caller: &Caller, call: &Call<'_>, own: Option<&str>) -> bool {
+        let Some(tool) = call.tool().map(|shown| own.unwrap_or(shown)) else { return false };
         let arguments = call.envelope.params.arguments.unwrap_or_default().as_bytes();
-        let server = route.target.name();
+        let server = pool.name();
         let key = CallKey { caller: caller.digest(), server, tool, arguments };
         self.repeats.saw(&key, now_ms() / 1000)
     }
@@ -259,7 +332,7 @@ fn check_media(session: &Session) -> Result<(), Refusal> {
 
 /// Reads the message and holds the headers against it.
 fn read_call<'b>(
-    head: &pingora::http::RequestHeader,
+    head: &RequestHeader,
     body: &'b Bytes,
     ctx: &mut Context,
 ) -> Result<Call<'b>, Refusal> {
@@ -305,12 +378,68 @@ fn note(ctx: &mut Context, call: &Call<'_>) {
     }
 }
 
-fn shape(call: &Call<'_>, pool: &Pool) -> Shape {
+/// A leg of the client's session at the server that the call is for.
+fn place_leg(
+    head: &RequestHeader,
+    (route, caller): (&Route, &Caller),
+    call: &Call<'_>,
+    legs: SessionState,
+    ctx: &Context,
+) -> Result<Placement, Refusal> {
+    let member = route
+        .federation()
+        .zip(ctx.record.member)
+        .and_then(|(federation, member)| federation.members().get(member))
+        .ok_or(Reason::Internal)?;
+    Ok(match locate_leg(legs, member, ctx)? {
+        Some(held) => Placement::Held(Box::new(held)),
+        None => anywhere(head, &member.pool, caller, call, ctx),
+    })
+}
+
+/// The way back from one of several servers.
+fn way(
+    route: &Route,
+    ctx: &Context,
+    call: &Call<'_>,
+    legs: Option<&SessionState>,
+) -> Option<Box<Way>> {
+    route.federation()?;
+    let session = legs.map(|legs| legs.key);
+    let id = call.id().map(crate::jsonrpc::Id::into_owned);
+    Some(Box::new(Way { member: ctx.record.member?, session, id, subscription: None }))
+}
+
+/// The head says what the body says: the server's own name, and the revision of its own session.
+fn rename(
+    session: &mut Session,
+    ctx: &mut Context,
+    (call, own): (&Call<'_>, Option<Cow<'_, str>>),
+    placement: &Placement,
+) -> Result<(), Refusal> {
+    let head = session.req_header_mut();
+    if let Some(own) = own.filter(|own| call.target() != Some(&**own)) {
+        if head.headers.contains_key(MCP_NAME) {
+            head.insert_header(MCP_NAME, &*mcp::encode_name(&own)).map_err(|_| Reason::Internal)?;
+        }
+        ctx.record.own_target = Some(own.into());
+    }
+    let revision = placement.held().filter(|_| ctx.record.member.is_some());
+    if let Some(revision) = revision.and_then(|held| held.state.revision) {
+        head.insert_header(MCP_PROTOCOL_VERSION, revision.as_str())
+            .map_err(|_| Reason::Internal)?;
+    }
+    Ok(())
+}
+
+fn shape(call: &Call<'_>, pool: Option<&Arc<Pool>>) -> Shape {
     let (exchange, repeat) = match call.kind {
         Kind::Request(Class::Initialize) => (Exchange::OpensSession, Repeat::Harmless),
         Kind::Request(Class::Listen) => (Exchange::Stream, Repeat::Harmless),
         Kind::Request(class) if class.is_repeatable() => (Exchange::Message, Repeat::Harmless),
-        Kind::Request(_) if call.tool().is_some_and(|tool| pool.may_repeat(tool)) => {
+        Kind::Request(_)
+            if call.tool().zip(pool).is_some_and(|(tool, pool)| pool.may_repeat(tool)) =>
+        {
             (Exchange::Message, Repeat::Harmless)
         }
         Kind::Request(_) | Kind::Notification | Kind::Response => {

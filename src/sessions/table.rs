@@ -237,6 +237,17 @@ impl Table {
         }
     }
 
+    /// Whether the session was used in this second.
+    pub fn was_used_at(&self, key: SessionKey, now: u32) -> bool {
+        let pinned = self.entries.pin();
+        pinned.get(&key).is_some_and(|entry| entry.used.load(Ordering::Relaxed) == now)
+    }
+
+    /// The revision that a session speaks where it lives, as far as is known.
+    pub fn revision(&self, key: SessionKey) -> Option<Revision> {
+        self.entries.pin().get(&key).and_then(|entry| Revision::from_byte(entry.revision))
+    }
+
     /// A session is in use, though nobody asked for it anew: its stream or its call goes on.
     pub fn touch(&self, key: SessionKey, now: u32) {
         if let Some(entry) = self.entries.pin().get(&key) {

@@ -77,6 +77,12 @@ reasons! {
     MessageViolation => "message_violation",
     /// The method does not exist in the request's era.
     MethodRemoved => "method_removed",
+    /// The method is no server's in particular, of several.
+    MethodUnknown => "method_unknown",
+    /// What a client sends back, to go on with it, was not given to it, or too long ago.
+    HandleUnknown => "handle_unknown",
+    /// Of several servers, one that could have what is named was never listed yet.
+    CatalogUnknown => "catalog_unknown",
     /// A legacy request without the session it needs.
     SessionMissing => "session_missing",
     /// A session id that opens nothing here.
