@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::param_headers;
 use super::uris::shown_uri;
 use crate::catalog::{Definition, Kind};
 use crate::config::Override;
@@ -20,6 +21,8 @@ const DEPTH_MAX: usize = 96;
 pub(super) enum Unfit {
     TooLarge,
     TooDeep,
+    /// It asks for headers that may not be sent.
+    BadHeader,
     /// Read twice, it could say two things.
     Ambiguous,
 }
@@ -66,13 +69,16 @@ struct Edits<'d> {
 }
 
 /// Whether a definition may stand in a list beside those of others.
-pub(super) fn check(bytes: &[u8]) -> Result<(), Unfit> {
+pub(super) fn check(kind: Kind, bytes: &[u8]) -> Result<(), Unfit> {
     if bytes.len() > BYTES_MAX {
         return Err(Unfit::TooLarge);
     }
-    match depth(bytes) > DEPTH_MAX {
-        true => Err(Unfit::TooDeep),
-        false => Ok(()),
+    if depth(bytes) > DEPTH_MAX {
+        return Err(Unfit::TooDeep);
+    }
+    match kind != Kind::Tools || param_headers::are_good(bytes) {
+        true => Ok(()),
+        false => Err(Unfit::BadHeader),
     }
 }
 
@@ -294,10 +300,10 @@ mod tests {
         let nested = |depth: usize| {
             format!(r#"{{"name":"[[[\"[","x":{}{}}}"#, "[".repeat(depth), "]".repeat(depth))
         };
-        assert_eq!(check(nested(DEPTH_MAX - 1).as_bytes()), Ok(()));
-        assert_eq!(check(nested(DEPTH_MAX).as_bytes()), Err(Unfit::TooDeep));
-        assert_eq!(check(nested(400_000).as_bytes()), Err(Unfit::TooDeep));
-        assert_eq!(check(&vec![b' '; 2 * 1024 * 1024]), Err(Unfit::TooLarge));
+        assert_eq!(check(Kind::Tools, nested(DEPTH_MAX - 1).as_bytes()), Ok(()));
+        assert_eq!(check(Kind::Tools, nested(DEPTH_MAX).as_bytes()), Err(Unfit::TooDeep));
+        assert_eq!(check(Kind::Tools, nested(400_000).as_bytes()), Err(Unfit::TooDeep));
+        assert_eq!(check(Kind::Tools, &vec![b' '; 2 * 1024 * 1024]), Err(Unfit::TooLarge));
         assert_eq!(depth(br#"{"a":"]}","b":[{}]}"#), 3);
         let twice = definition("t", r#"{"name":"t","description":"a","description":"b"}"#);
         assert_eq!(shown(Kind::Tools, &twice, "g_t", "", None), Err(Unfit::Ambiguous));

@@ -7,6 +7,7 @@
 mod uris;
 mod naming;
 mod member;
+mod param_headers;
 mod definition;
 mod reports;
 mod table;

@@ -45,6 +45,8 @@ pub enum Trouble {
     TooLarge,
     /// The definition nests too deep to be shown.
     TooDeep,
+    /// The tool asks for headers that may not be sent: clients must not see it.
+    BadHeader,
     /// The definition says something twice, so nobody could tell what it says.
     Ambiguous,
     /// There is no room for more definitions.
@@ -66,6 +68,7 @@ impl Trouble {
             Self::BadUri => "bad_uri",
             Self::TooLarge => "too_large",
             Self::TooDeep => "too_deep",
+            Self::BadHeader => "bad_header",
             Self::Ambiguous => "ambiguous",
             Self::Full => "full",
             Self::OtherEra(_) => "other_era",
@@ -103,6 +106,9 @@ impl fmt::Display for Report {
             Trouble::BadUri => f.write_str("this is no URI, so it is not shown"),
             Trouble::TooLarge => f.write_str("the definition is too large to be shown"),
             Trouble::TooDeep => f.write_str("the definition nests too deep to be shown"),
+            Trouble::BadHeader => {
+                f.write_str("its `x-mcp-header` is none that may be sent, so it is not shown")
+            }
             Trouble::Ambiguous => {
                 f.write_str("the definition says something twice, so it is not shown")
             }

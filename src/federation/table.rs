@@ -194,7 +194,7 @@ impl Building<'_> {
                 }
                 // The same text is kept once.
                 let name = if *name == **own { Arc::clone(own) } else { Arc::from(&*name) };
-                if let Err(unfit) = definition::check(&definition.bytes) {
+                if let Err(unfit) = definition::check(kind, &definition.bytes) {
                     self.report(member, kind, own, unfit.into());
                     places.insert(name, Place::Hidden);
                     continue;
@@ -356,6 +356,7 @@ impl From<Unfit> for Trouble {
         match unfit {
             Unfit::TooLarge => Self::TooLarge,
             Unfit::TooDeep => Self::TooDeep,
+            Unfit::BadHeader => Self::BadHeader,
             Unfit::Ambiguous => Self::Ambiguous,
         }
     }
