@@ -218,7 +218,7 @@ admin: { listen: 127.0.0.1:1, tokens: [{ role: operater }] }
     (
         "servers: { everything: { endpoints: [http://a/], catalog: { listing: off }, definitions: { on_change: refuse } } }\n",
         &[
-            "1:90 changes can only be held back where the gateway lists the server (write `catalog: { listing: on }`, or `on_change: record`)",
+            "1:77 changes can only be held back where the gateway lists the server (write `catalog: { listing: on }`, or `on_change: record`)",
         ],
     ),
 ];
