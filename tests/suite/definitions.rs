@@ -144,8 +144,8 @@ async fn a_change_waits_for_an_operator() {
         let old = operator.server("one").await["tools"][0]["digest"].clone();
         changing.change();
         let waits = |server: &Value| server["pending"].as_array().is_some_and(|all| all.len() == 1);
-        let server = server_with(&operator, waits).await;
-        assert_eq!(state(&server, "send"), shown);
+        let held = |server: &Value| waits(server) && state(server, "send") == shown;
+        let server = server_with(&operator, held).await;
         let pending = &server["pending"][0];
         assert_eq!((&pending["tool"], &pending["shown_digest"]), (&json!("send"), &old));
         assert_eq!(pending["difference"], json!([r#"description: "Sends, 0." -> "Sends, 1.""#]));
@@ -205,8 +205,11 @@ async fn what_was_shown_is_known_after_a_restart() {
     let yaml = without_health(&gateway);
     let gateway = gateway.restart(&yaml).await;
     let operator = Operator::new(admin);
-    let server = server_with(&operator, |server| server["pending"][0]["tool"] == "send").await;
-    assert_eq!(state(&server, "send"), "hidden", "it changed while nobody looked");
+    // It changed while nobody looked.
+    let held = |server: &Value| {
+        server["pending"][0]["tool"] == "send" && state(server, "send") == "hidden"
+    };
+    server_with(&operator, held).await;
 
     // A file of anything else is moved out of the way, and what is listed then is trusted.
     let written = std::fs::read_to_string(&file).expect("the file");
