@@ -103,7 +103,7 @@
 //! to serve a session. [`limits::State`] keeps what limits have counted and [`policy::State`] what
 //! combination rules remember, as long as their rules stay. [`catalog::Catalog`] keeps what the servers
 //! said they offer, and what single callers were shown beyond that; it is asked for again after every
-//! start. [`identity::Authorities`] keeps the keys of those who issue tokens, and what was found out
+//! start. Its [`catalog::Pins`] remember which definitions were shown, also over restarts. [`identity::Authorities`] keeps the keys of those who issue tokens, and what was found out
 //! about tokens, as long as the settings of their issuer stay the same. [`audit::Audit`] is the record
 //! of one process. [`snapshot::Lasting`] holds them together.
 //!

@@ -227,6 +227,7 @@ fn share(settings: &Settings, lifecycle: &Arc<Lifecycle>) -> io::Result<Shared> 
     let telemetry = &settings.telemetry;
     let metrics = Arc::new(Metrics::new(telemetry.callers_max, telemetry.tools_max));
     let lasting = Lasting::new(&metrics)?;
+    lasting.catalog.pins().open(&settings.state_dir.join("pins.json"));
     let snapshot = Snapshot::new(settings, &lasting)?;
     let format = match telemetry.requests {
         config::RequestLog::Json => Some(Format::Json),

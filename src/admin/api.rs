@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::answer::{Answer, Denial};
+use super::offers::{Detail, Known};
 use super::reload::{Reload, Reloaded, Trigger, Turn};
 use super::sightings::Sightings;
 use super::tokens::{self, Needs};
@@ -49,6 +50,10 @@ pub(super) enum Resource {
     Endpoint(String, String),
     Drain(String, String),
     Undrain(String, String),
+    /// The definition of a tool that waits.
+    Approve(String, String),
+    /// All of a server's that wait.
+    ApproveAll(String),
     Explain,
     Reload,
 }
@@ -79,6 +84,10 @@ impl Resource {
             ["servers", name, "endpoints", id, "undrain"] => {
                 Some(Self::Undrain(own(name), own(id)))
             }
+            ["servers", name, "definitions", "approve"] => Some(Self::ApproveAll(own(name))),
+            ["servers", name, "definitions", tool, "approve"] => {
+                Some(Self::Approve(own(name), decoded(tool)?))
+            }
             _ => None,
         }
     }
@@ -89,6 +98,7 @@ impl Resource {
             Self::Server(_) => "GET, PUT, DELETE",
             Self::Endpoint(..) => "PUT, DELETE",
             Self::Drain(..) | Self::Undrain(..) | Self::Explain | Self::Reload => "POST",
+            Self::Approve(..) | Self::ApproveAll(_) => "POST",
         }
     }
 
@@ -101,6 +111,8 @@ impl Resource {
                 Needs::Register(server)
             }
             Self::Servers | Self::Server(_) | Self::Reload => Needs::Operate,
+            // Who registers a server must not say that its changes are good.
+            Self::Approve(..) | Self::ApproveAll(_) => Needs::Operate,
         }
     }
 }
@@ -147,6 +159,8 @@ impl Api {
         }
         match &asked.resource {
             Resource::Servers => Ok(Answer::ok(json!({ "servers": self.list() }))),
+            Resource::Approve(server, tool) => self.approve(asked, (server, tool), body),
+            Resource::ApproveAll(server) => self.approve_all(asked, server, body),
             Resource::Server(name) => match asked.method {
                 Method::PUT => self.put_server(asked, name, body),
                 Method::DELETE => self.delete_server(asked, name),
@@ -184,21 +198,41 @@ impl Api {
 
     /// Notes how every server is now, so that it is known since when.
     pub(super) fn take_note(&self) {
-        self.list();
+        let pools = self.reload.shared().fleet().pools();
+        pools.iter().for_each(|pool| drop(self.view(pool)));
         let fleet = self.reload.shared().fleet();
         self.sightings.retain(|name| fleet.pool(name).is_some());
     }
 
     fn list(&self) -> Vec<Value> {
         let pools = self.reload.shared().fleet().pools();
-        pools.iter().map(|pool| self.view(pool).0).collect()
+        let whole = |pool: &Arc<Pool>| {
+            let mut server = self.view(pool).0;
+            self.add_offer(pool, &mut server, Detail::Names);
+            server
+        };
+        pools.iter().map(whole).collect()
+    }
+
+    /// A server with everything that it offers.
+    pub(super) fn whole(&self, pool: &Pool) -> Value {
+        let mut server = self.view(pool).0;
+        self.add_offer(pool, &mut server, Detail::Everything);
+        server
+    }
+
+    fn add_offer(&self, pool: &Pool, server: &mut Value, detail: Detail) {
+        let catalog = &self.reload.shared().snapshot().catalog;
+        let (offer, name) = (self.offer(pool), pool.name());
+        let (pins, alikes) = (catalog.pins().of(name), catalog.alikes(name));
+        let on_change = pool.settings().definitions.on_change;
+        Known { offer: &offer, pins: &pins, alikes: &alikes, on_change }.add_to(server, detail);
     }
 
     fn show(&self, asked: &Asked, name: &str) -> Result<Answer, Denial> {
         let pool = self.pool(name)?;
         let (mut server, tag) = self.view(&pool);
-        // Only here: thousands of names are too many for a list of servers.
-        server["tools"] = view::tools(&self.offer(&pool));
+        self.add_offer(&pool, &mut server, Detail::Everything);
         let known = asked.if_none_match.as_deref();
         if known.is_some_and(|known| names(known.replace("W/", "").as_str(), &tag)) {
             return Ok(Answer::new(StatusCode::NOT_MODIFIED, Value::Null).tagged(tag));
@@ -343,6 +377,26 @@ fn address_of(from: &str) -> Option<IpAddr> {
     socket.or_else(|_| from.parse()).ok()
 }
 
+/// A part of a path in which any character may stand as %XX: tools may have any name.
+fn decoded(part: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(part.len());
+    let mut rest = part.as_bytes();
+    while let [first, after @ ..] = rest {
+        rest = after;
+        match first {
+            b'%' => {
+                let (digits, after) = after.split_at_checked(2)?;
+                let is_hex = digits.iter().all(u8::is_ascii_hexdigit);
+                let digits = std::str::from_utf8(digits).ok().filter(|_| is_hex)?;
+                bytes.push(u8::from_str_radix(digits, 16).ok()?);
+                rest = after;
+            }
+            byte => bytes.push(*byte),
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
 fn names(list: &str, tag: &str) -> bool {
     list.split(',').map(str::trim).any(|one| one == "*" || one == tag)
 }
@@ -374,11 +428,18 @@ mod tests {
         check("/v1/servers/a/endpoints/b", Some(Resource::Endpoint(a(), b())));
         check("/v1/servers/a/endpoints/b/drain", Some(Resource::Drain(a(), b())));
         check("/v1/servers/a/endpoints/b/undrain", Some(Resource::Undrain(a(), b())));
+        check("/v1/servers/a/definitions/approve", Some(Resource::ApproveAll(a())));
+        check("/v1/servers/a/definitions/b/approve", Some(Resource::Approve(a(), b())));
+        let odd = Resource::Approve(a(), "x/é\0%".to_owned());
+        check("/v1/servers/a/definitions/x%2F%c3%a9%00%25/approve", Some(odd));
         check("/v1/reload", Some(Resource::Reload));
         for path in
             ["/v1", "/v1/", "/v1/servers/a/endpoints", "/v1/reload/x", "/v2/servers", "/V1/servers"]
         {
             check(path, None);
+        }
+        for tool in ["%", "%2", "%+1", "%ff", "b/c"] {
+            check(&format!("/v1/servers/a/definitions/{tool}/approve"), None);
         }
     }
 

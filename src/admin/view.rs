@@ -108,16 +108,6 @@ fn catalog(listing: Listing, offer: &Offer) -> Value {
     })
 }
 
-/// The tools of a server with what it declares about them.
-pub(super) fn tools(offer: &Offer) -> Value {
-    let tools = offer.list(Kind::Tools).all().iter();
-    let tool = tools.map(|tool| {
-        let annotations = &tool.annotations.declared;
-        json!({ "name": &*tool.name, "annotations": annotations })
-    });
-    tool.collect()
-}
-
 /// Both clocks at one moment.
 struct Clock {
     now: SystemTime,

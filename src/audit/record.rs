@@ -56,6 +56,8 @@ events! {
     AdminChange => "admin_change",
     /// The configuration was read again.
     Reload => "reload",
+    /// A server changed a tool's definition, or an operator approved one.
+    DefinitionChange => "definition_change",
     /// An endpoint was registered, renewed or deregistered.
     Registration => "registration",
     /// The gateway, or an endpoint, takes no more.

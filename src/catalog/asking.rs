@@ -7,9 +7,12 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::client::Conversation;
+use super::difference;
 use super::listed::{Catalog, Full, Listed};
 use super::offer::{Kind, Offer, State};
+use super::pins::{Became, DefinitionChange};
 use super::told::{Made, Told};
+use crate::config::OnChange;
 use crate::telemetry::{Metrics, Refresh};
 use crate::upstream::{
     AskFault, Connectors, Endpoint, Load, Otherwise, Pool, Subject, Wanted, now_ms,
@@ -21,6 +24,9 @@ const LISTING_MAX: Duration = Duration::from_secs(30);
 const ENDPOINTS_MAX: usize = 3;
 /// Servers that are listed at once: each may hold a whole list in memory.
 const AT_ONCE: usize = 32;
+/// Changes of one listing that have a line each in the log.
+const TOLD_MAX: usize = 50;
+const NAME_CHARS_MAX: usize = 128;
 
 /// What everybody who asks servers shares.
 pub(super) struct Asking {
@@ -84,7 +90,8 @@ impl Asking {
             };
             match heard {
                 Ok(Ok(told)) => {
-                    let outcome = self.take(listed, told);
+                    let on_change = pool.settings().definitions.on_change;
+                    let outcome = self.take(listed, told, on_change);
                     return Some(Asked { outcome, conversation: Some(conversation) });
                 }
                 Ok(Err(heard)) => fault = heard,
@@ -96,10 +103,19 @@ impl Asking {
         Some(Asked { outcome: Refresh::Failed, conversation: None })
     }
 
-    fn take(&self, listed: &Listed, told: Told) -> Refresh {
+    fn take(&self, listed: &Listed, told: Told, on_change: OnChange) -> Refresh {
         let before = Arc::clone(&listed.offer());
-        let Made { offer, differences, left_out } = told.make(&before, SystemTime::now());
-        let server = listed.server();
+        let (server, now) = (listed.server(), SystemTime::now());
+        let mut changes = Vec::new();
+        let pin = |definitions, extent| {
+            let rules = (on_change, extent);
+            let (shown, found) = self.catalog.pins().take(server, definitions, rules, now);
+            changes = found;
+            shown
+        };
+        let Made { offer, differences, left_out } = told.make(&before, now, pin);
+        listed.follow_pins();
+        self.tell(listed, &changes);
         let is_whole = offer.state == State::Known;
         if let (State::Stale(fault), false) = (&offer.state, offer.state == before.state) {
             tracing::warn!(server, %fault, "a list of a server could not be read to its end");
@@ -132,6 +148,32 @@ impl Asking {
         let outcome = if is_whole { Refresh::Listed } else { Refresh::Partial };
         self.metrics.catalog.refreshed(server, outcome);
         outcome
+    }
+
+    /// Logs and counts what became of definitions.
+    fn tell(&self, listed: &Listed, changes: &[DefinitionChange]) {
+        let (server, metrics) = (listed.server(), &self.metrics.definitions);
+        for DefinitionChange { tool, what, difference, .. } in changes.iter().take(TOLD_MAX) {
+            let tool = difference::plain(tool, NAME_CHARS_MAX);
+            let (change, difference) = (what.as_str(), difference.join("; "));
+            match what {
+                Became::Changed | Became::Withheld | Became::Refused => {
+                    tracing::warn!(
+                        server,
+                        tool,
+                        change,
+                        difference,
+                        "a server changed a definition"
+                    );
+                }
+                _ => tracing::info!(server, tool, change, "a server changed what it defines"),
+            }
+        }
+        if let Some(more) = changes.len().checked_sub(TOLD_MAX).filter(|more| *more > 0) {
+            tracing::warn!(server, more, "a server changed further definitions");
+        }
+        changes.iter().for_each(|change| metrics.changed(server, change.what.as_str()));
+        metrics.show_pending(server, self.catalog.pins().of(server).pending().count());
     }
 
     fn fail(&self, listed: &Listed, fault: &str) {

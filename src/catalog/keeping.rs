@@ -1,6 +1,6 @@
 //! Keeps what is known of every server true: asks in time, and when something says that it changed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -9,10 +9,13 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::alike::{Alike, Likeness, Looking};
 use super::asking::{Asked, Asking};
 use super::client::{Conversation, Hearing};
+use super::difference;
 use super::listed::{Catalog, Listed, Signal};
 use super::offer::{Kind, Offer};
+use super::pins::Became;
 use crate::config::Listing;
 use crate::telemetry::{Metrics, Refresh};
 use crate::upstream::{Fleet, Pool, now_ms};
@@ -33,12 +36,20 @@ const BACKOFF_MAX: Duration = Duration::from_secs(60);
 const JITTER: f64 = 0.2;
 /// A server without a stream that lasts is not asked for one again before.
 const DEAF_FOR: Duration = Duration::from_secs(5 * 60);
+/// How soon pins are written again where that failed.
+const WRITE_AGAIN: Duration = Duration::from_secs(10);
+/// Names that are alike and have a line each in the log, of one look.
+const ALIKE_MAX: usize = 20;
+const NAME_CHARS_MAX: usize = 128;
 
 /// Asks every server what it offers, in the background.
 pub struct Keeping {
     asking: Arc<Asking>,
     keepers: HashMap<String, Keeper>,
     tasks: JoinSet<()>,
+    looking: Looking,
+    /// When pins that could not be written are tried again.
+    write_again: Option<Instant>,
 }
 
 /// Who keeps one server. When this is dropped it ends.
@@ -61,7 +72,8 @@ impl Keeping {
     /// Asks nobody yet.
     pub fn new(catalog: &Arc<Catalog>, metrics: &Arc<Metrics>) -> Self {
         let asking = Arc::new(Asking::new(Arc::clone(catalog), Arc::clone(metrics)));
-        Self { asking, keepers: HashMap::new(), tasks: JoinSet::new() }
+        let (keepers, tasks, looking) = (HashMap::new(), JoinSet::new(), Looking::default());
+        Self { asking, keepers, tasks, looking, write_again: None }
     }
 
     /// Keeps every server as its configuration says now.
@@ -75,6 +87,9 @@ impl Keeping {
                 // Nobody would ever say again that it is otherwise.
                 catalog.install(&keeper.listed, Arc::new(Offer::default())).ok();
                 metrics.catalog.forget(server, Kind::ALL.into_iter().map(Kind::as_str));
+                let changes = Became::ALL.into_iter().map(Became::as_str);
+                let hows = Likeness::ALL.into_iter().map(Likeness::as_str);
+                metrics.definitions.forget(server, changes, hows);
             }
             stays
         });
@@ -112,12 +127,66 @@ impl Keeping {
         while self.tasks.try_join_next().is_some() {}
     }
 
+    /// Looks which names are alike, and tells of those that were not before.
+    fn compare_names(&mut self) {
+        let Asking { catalog, metrics, .. } = &*self.asking;
+        let offers =
+            self.keepers.iter().map(|(server, keeper)| (&**server, keeper.listed.offer().clone()));
+        let Some(alikes) = self.looking.look(offers) else { return };
+        let alikes = Arc::new(alikes);
+        let before = catalog.set_alikes(Arc::clone(&alikes));
+        let mut told = 0;
+        for server in self.keepers.keys() {
+            let now = alikes.get(&**server).map(|alikes| &**alikes).unwrap_or_default();
+            for how in Likeness::ALL {
+                let count = now.iter().filter(|alike| alike.how == how).count();
+                if count > 0 || before.contains_key(&**server) {
+                    metrics.definitions.show_alike(server, how.as_str(), count);
+                }
+            }
+            let known = before.get(&**server).map(|alikes| &**alikes).unwrap_or_default();
+            let known: HashSet<(&str, &str)> =
+                known.iter().map(|alike| (&*alike.tool, alike.how.as_str())).collect();
+            let is_new = |alike: &&Alike| !known.contains(&(&*alike.tool, alike.how.as_str()));
+            for alike in now.iter().filter(is_new) {
+                told += 1;
+                if told <= ALIKE_MAX {
+                    tell_alike(server, alike);
+                }
+            }
+        }
+        if told > ALIKE_MAX {
+            tracing::info!(more = told - ALIKE_MAX, "further tools have names that are alike");
+        }
+    }
+
+    /// Writes down what was shown, where something is new.
+    async fn write_pins(&mut self) {
+        let pins = Arc::clone(self.asking.catalog.pins());
+        if !pins.is_unwritten() || self.write_again.is_some_and(|at| Instant::now() < at) {
+            return;
+        }
+        let written = tokio::task::spawn_blocking(move || pins.write()).await;
+        match written.map_err(std::io::Error::other).flatten() {
+            Ok(()) => self.write_again = None,
+            Err(error) => {
+                self.asking.metrics.definitions.write_failures.inc();
+                if self.write_again.is_none() {
+                    tracing::warn!(%error, "the definitions that were shown cannot be written to state_dir");
+                }
+                self.write_again = Some(Instant::now() + WRITE_AGAIN);
+            }
+        }
+    }
+
     /// Keeps every server until `stop` ends, and then ends the sessions that were opened for it. What
     /// is known stays.
     pub async fn run(mut self, fleet: &Fleet, stop: impl Future<Output = ()>) {
         let mut stop = std::pin::pin!(stop);
         loop {
             self.follow(fleet);
+            self.compare_names();
+            self.write_pins().await;
             tokio::select! {
                 () = sleep(FOLLOW_EVERY) => {}
                 () = &mut stop => break,
@@ -125,6 +194,8 @@ impl Keeping {
         }
         self.keepers.clear();
         while self.tasks.join_next().await.is_some() {}
+        self.write_again = None;
+        self.write_pins().await;
     }
 }
 
@@ -165,7 +236,30 @@ fn seen_of(pool: &Pool) -> Vec<u64> {
         pool.members().endpoints().iter().map(|endpoint| endpoint.id()).collect();
     seen.sort_unstable();
     seen.push(pool.changes().into());
+    // Which definitions are shown is decided when they are listed.
+    seen.push(pool.settings().definitions.on_change as u64);
     seen
+}
+
+fn tell_alike(server: &str, alike: &Alike) {
+    let tool = difference::plain(&alike.tool, NAME_CHARS_MAX);
+    let others = alike
+        .others
+        .iter()
+        .map(|(server, tool)| format!("{server}/{}", difference::plain(tool, NAME_CHARS_MAX)));
+    let (others, more) = (others.collect::<Vec<_>>().join(", "), alike.more);
+    match alike.how {
+        Likeness::Same => tracing::info!(server, tool, others, more, "tools have the same name"),
+        Likeness::Lookalike => {
+            tracing::warn!(
+                server,
+                tool,
+                others,
+                more,
+                "the name of a tool looks like another one's"
+            );
+        }
+    }
 }
 
 /// Waits until nobody wants the server kept any more.

@@ -1,16 +1,20 @@
 //! The offers of all servers, and the handle of one that the request path keeps.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::time::SystemTime;
 
 use arc_swap::{ArcSwap, Guard};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
+use super::alike::{Alike, Alikes};
 use super::learned::{Fingerprint, Memory, Seen};
-use super::offer::{Kind, Offer};
+use super::offer::{Audience, Kind, Offer};
 use super::page::Page;
+use super::pins::{DefinitionChange, NotApproved, Passing, Pins};
+use crate::config::OnChange;
 use crate::mcp::result_of;
 
 /// What all offers together take at the most, in bytes; one that finds no room is not taken.
@@ -22,6 +26,8 @@ const LEARNED_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub struct Catalog {
     servers: Mutex<HashMap<String, Arc<Listed>>>,
     memory: Arc<Memory>,
+    pins: Arc<Pins>,
+    alikes: ArcSwap<Alikes>,
     held_bytes: AtomicUsize,
     next: AtomicU64,
 }
@@ -32,6 +38,9 @@ pub struct Listed {
     number: u64,
     offer: ArcSwap<Offer>,
     memory: Arc<Memory>,
+    pins: Arc<Pins>,
+    /// The tools of which a definition waits to be approved.
+    waiting: ArcSwap<HashSet<Box<str>>>,
     /// Whether anything was ever learned of a caller; until then nobody looks.
     has_learned: AtomicBool,
     /// How often the server has said that a list changed: what was learned before counts no longer.
@@ -66,6 +75,8 @@ impl Catalog {
         Self {
             servers: Mutex::default(),
             memory: Arc::new(Memory::new()),
+            pins: Arc::default(),
+            alikes: ArcSwap::default(),
             held_bytes: AtomicUsize::new(0),
             next: AtomicU64::new(0),
         }
@@ -76,16 +87,20 @@ impl Catalog {
     pub fn of(&self, server: &str) -> Arc<Listed> {
         let mut servers = self.servers.lock();
         let listed = servers.entry(server.to_owned()).or_insert_with(|| {
-            Arc::new(Listed {
+            let listed = Listed {
                 server: server.to_owned(),
                 number: self.next.fetch_add(1, Ordering::Relaxed),
                 offer: ArcSwap::default(),
                 memory: Arc::clone(&self.memory),
+                pins: Arc::clone(&self.pins),
+                waiting: ArcSwap::default(),
                 has_learned: AtomicBool::new(false),
                 epoch: AtomicU64::new(0),
                 signals: AtomicU8::new(0),
                 bell: Notify::new(),
-            })
+            };
+            listed.follow_pins();
+            Arc::new(listed)
         });
         Arc::clone(listed)
     }
@@ -99,6 +114,40 @@ impl Catalog {
     /// room.
     pub fn put(&self, server: &str, offer: Offer) -> bool {
         self.install(&self.of(server), Arc::new(offer)).is_ok()
+    }
+
+    /// Which definitions were shown.
+    pub fn pins(&self) -> &Arc<Pins> {
+        &self.pins
+    }
+
+    /// Trusts the definition of a tool that waits, if it is the one with this digest. Calls see it at
+    /// once, lists as soon as the server was listed again.
+    ///
+    /// # Errors
+    /// When none waits, or another one does.
+    pub fn approve(
+        &self,
+        server: &str,
+        tool: &str,
+        digest: Option<&str>,
+    ) -> Result<DefinitionChange, NotApproved> {
+        let change = self.pins.approve(server, tool, digest, SystemTime::now())?;
+        if let Some(listed) = self.servers.lock().get(server) {
+            listed.follow_pins();
+            listed.signal(Signal::Changed);
+        }
+        Ok(change)
+    }
+
+    /// The tools of a server whose name is like another one's.
+    pub fn alikes(&self, server: &str) -> Arc<[Alike]> {
+        self.alikes.load().get(server).map_or_else(|| Arc::new([]), Arc::clone)
+    }
+
+    /// Says which names are alike; tells which were before.
+    pub(super) fn set_alikes(&self, alikes: Arc<Alikes>) -> Arc<Alikes> {
+        self.alikes.swap(alikes)
     }
 
     /// Forgets servers that no configuration names and nobody holds any more.
@@ -148,6 +197,38 @@ impl Listed {
             false => None,
         };
         Seen { offer: self.offer.load(), learned }
+    }
+
+    /// Whether another definition of this tool waits to be approved than the one that was shown. By
+    /// the server's settings such a tool is not called ([`OnChange::Refuse`]).
+    pub fn awaits_approval(&self, tool: &str) -> bool {
+        self.waiting.load().contains(tool)
+    }
+
+    /// What may pass of a tool in a list of the server's own, on its way to a client. A change that
+    /// is seen here first is looked at soon.
+    pub fn passing(&self, on_change: OnChange, tool: &str, definition: &[u8]) -> Passing {
+        if on_change == OnChange::Record {
+            return Passing::AsItIs;
+        }
+        let passing = self.pins.of(&self.server).passing(on_change, tool, definition);
+        if passing != Passing::AsItIs && !self.awaits_approval(tool) {
+            match self.offer().audience {
+                Audience::Everyone => self.signal(Signal::Changed),
+                // What one caller is told may always be other.
+                Audience::Caller => self.in_doubt(),
+            }
+        }
+        passing
+    }
+
+    /// Which tools wait is read again.
+    pub(super) fn follow_pins(&self) {
+        let pins = self.pins.of(&self.server);
+        let waiting: HashSet<Box<str>> = pins.pending().map(|(tool, _)| tool.into()).collect();
+        if !(waiting.is_empty() && self.waiting.load().is_empty()) {
+            self.waiting.store(Arc::new(waiting));
+        }
     }
 
     /// A JSON-RPC answer with a page of a list passes to this caller: what it shows and the offer

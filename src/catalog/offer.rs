@@ -5,8 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use serde::Deserialize;
 
 use crate::mcp::{Annotations, Era};
+
+/// Longer ones are no revisions, and a server speaks no more than so many.
+const REVISION_BYTES_MAX: usize = 32;
+const REVISIONS_MAX: usize = 16;
 
 /// What a server lists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -122,6 +127,21 @@ impl Offer {
         self.list(kind).find(name)
     }
 
+    /// The revisions of MCP that the server said it speaks, the first few. Reads the greeting.
+    pub fn revisions(&self) -> Vec<String> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Greeting {
+            protocol_version: Option<String>,
+            supported_versions: Option<Vec<String>>,
+        }
+        let greeting = serde_json::from_slice::<Greeting>(&self.greeting).ok();
+        let said = greeting.map(|said| (said.protocol_version, said.supported_versions));
+        let (one, many) = said.unwrap_or_default();
+        let revisions = one.into_iter().chain(many.into_iter().flatten());
+        revisions.filter(|said| said.len() <= REVISION_BYTES_MAX).take(REVISIONS_MAX).collect()
+    }
+
     /// The bytes it takes, about.
     pub(super) fn weight(&self) -> usize {
         self.greeting.len() + self.lists.iter().map(|list| list.weight()).sum::<usize>()
@@ -153,6 +173,11 @@ impl Definitions {
     /// The definition that is asked for by this name.
     pub fn find(&self, name: &str) -> Option<&Definition> {
         self.places.get(name).map(|place| &self.all[*place])
+    }
+
+    /// The definitions themselves.
+    pub(super) fn into_all(self) -> Vec<Definition> {
+        self.all
     }
 
     /// The bytes they take, about.

@@ -151,11 +151,24 @@ fn copied(kind: Kind, entries: &[&RawValue]) -> Vec<Definition> {
     let mut whole: Bytes = whole.freeze();
     let definition = |(name, annotations, text): (Arc<str>, Annotations, &str)| {
         let bytes = whole.split_to(text.len());
-        let mut short = [0; 16];
-        short.copy_from_slice(&digest(&SHA256, &bytes).as_ref()[..16]);
-        Definition { name, annotations, digest: short, bytes }
+        Definition { name, annotations, digest: short_digest(&bytes), bytes }
     };
     read.into_iter().map(definition).collect()
+}
+
+/// A definition that the gateway has kept as text.
+pub(super) fn definition(name: Arc<str>, text: &str) -> Definition {
+    let entry = serde_json::from_str::<WireEntry<'_>>(text).ok();
+    let annotations = annotations(entry.and_then(|entry| entry.annotations));
+    let bytes = Bytes::copy_from_slice(text.as_bytes());
+    Definition { name, annotations, digest: short_digest(&bytes), bytes }
+}
+
+/// The start of the SHA-256 digest of these bytes.
+pub(super) fn short_digest(bytes: &[u8]) -> [u8; 16] {
+    let mut short = [0; 16];
+    short.copy_from_slice(&digest(&SHA256, bytes).as_ref()[..16]);
+    short
 }
 
 fn annotations(raw: Option<&RawValue>) -> Annotations {

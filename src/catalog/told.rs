@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use super::offer::{Audience, Definition, Definitions, Kind, Offer, State};
 use super::page::{DEFINITIONS_MAX, Page};
+use super::pins::Extent;
 use crate::mcp::Era;
 
 /// What a server said.
@@ -67,21 +68,31 @@ impl List {
 
 impl Told {
     /// The offer that follows on another one. Of a kind whose list broke off, what was known stays;
-    /// where nothing was known, a part is better.
-    pub(super) fn make(self, before: &Offer, now: SystemTime) -> Made {
+    /// where nothing was known, a part is better. `pin` says what is shown of the tools that the
+    /// server lists.
+    pub(super) fn make(
+        self,
+        before: &Offer,
+        now: SystemTime,
+        mut pin: impl FnMut(Definitions, Extent) -> Definitions,
+    ) -> Made {
         let mut offer = before.clone();
         let mut made = (Vec::new(), Vec::new());
         let (mut faults, mut ttl, mut audience) = (Vec::new(), None, Audience::Everyone);
         for (kind, list) in Kind::ALL.into_iter().zip(self.lists) {
-            let (definitions, doubled) = Definitions::new(list.definitions);
+            let (mut definitions, doubled) = Definitions::new(list.definitions);
             if list.malformed + doubled > 0 {
                 made.1.push((kind, list.malformed, doubled));
             }
+            let extent = if list.fault.is_none() { Extent::Whole } else { Extent::Part };
             if let Some(fault) = list.fault {
                 faults.push(format!("{}: {fault}", kind.as_str()));
                 if !before.list(kind).all().is_empty() {
                     continue;
                 }
+            }
+            if kind == Kind::Tools {
+                definitions = pin(definitions, extent);
             }
             ttl = sooner(ttl, list.ttl);
             if list.audience == Audience::Caller {
@@ -132,7 +143,7 @@ impl Offer {
             lists.push(list);
         }
         let told = Told { era, greeting, tells: false, lists };
-        Ok(told.make(&Self::default(), now).offer)
+        Ok(told.make(&Self::default(), now, |tools, _| tools).offer)
     }
 
     /// The same offer after a try that failed.

@@ -23,6 +23,7 @@ mod resilience;
 mod catalog;
 mod cloud_identity;
 mod credentials;
+mod definitions;
 mod servers;
 mod federation_texts;
 mod federation;
@@ -58,6 +59,7 @@ pub use credentials::{
     ClientAuth, CredentialSource, Credentials, IdentityHeaders, TokenExchange, TokenRequest,
     WithoutToken,
 };
+pub use definitions::{Definitions, OnChange};
 pub use discovery::{Discovery, endpoints_file};
 pub use endpoints::{Endpoint, endpoint};
 pub use federation::{

@@ -8,6 +8,7 @@ use super::admin::Registration;
 use super::balance::{Balance, BalanceText, OnEndpointLoss};
 use super::catalog::{ServerCatalog, ServerCatalogText};
 use super::credentials::{Credentials, CredentialsText, IdentityHeaders};
+use super::definitions::{Definitions, DefinitionsText};
 use super::discovery::{Discovery, DiscoveryText};
 use super::endpoints::{self, Endpoint, EndpointText};
 use super::links::note_duplicates;
@@ -56,6 +57,8 @@ pub struct Server {
     pub credentials: Option<Credentials>,
     /// Whether it is told who calls.
     pub identity_headers: IdentityHeaders,
+    /// What happens when it changes the definition of a tool that was shown.
+    pub definitions: Definitions,
     /// Where its name stands.
     pub place: Place,
 }
@@ -129,6 +132,8 @@ shape! {
         optional credentials: CredentialsText,
         /// Whether it is told who calls, by X-Toolgate-Caller, -Tenant, -Scopes and -Method: on or off.
         optional identity_headers: IdentityHeaders,
+        /// What happens when it changes the definition of a tool that was shown.
+        optional definitions: DefinitionsText,
     }
 }
 
@@ -205,6 +210,7 @@ impl ServerText {
             catalog,
             credentials,
             identity_headers,
+            definitions,
         } = self;
         if matches!(discovery, Field::Absent) {
             note_no_endpoints(&name, &endpoints, registration, reading);
@@ -216,6 +222,10 @@ impl ServerText {
         let balance =
             balance.value().map_or_else(Balance::default, |balance| balance.check(reading));
         let health = health.value().map_or_else(Health::default, |health| health.check(reading));
+        let catalog = catalog.value().map_or_else(|| all.clone(), |catalog| catalog.check(all));
+        let definitions = definitions.given().map_or_else(Definitions::default, |text| {
+            text.value.check(text.head, &catalog, reading)
+        });
         let ejection =
             ejection.value().map_or_else(Ejection::default, |ejection| ejection.check(reading));
         Some(Server {
@@ -233,9 +243,10 @@ impl ServerText {
             retries: retries.value().map_or_else(Retries::default, RetriesText::check),
             protocol: protocol.or(Protocol::default()),
             timeouts: timeouts.value().map_or_else(Timeouts::default, TimeoutsText::check),
-            catalog: catalog.value().map_or_else(|| all.clone(), |catalog| catalog.check(all)),
+            catalog,
             credentials,
             identity_headers: identity_headers.or(IdentityHeaders::default()),
+            definitions,
             place: name.place,
         })
     }

@@ -9,7 +9,8 @@ use pingora::services::ServiceWithDependents;
 use pingora::services::background::{BackgroundService, background_service};
 use tokio::sync::Mutex;
 
-use crate::catalog::Keeping;
+use crate::audit::{Event, Record, Target};
+use crate::catalog::{DefinitionChange, Keeping};
 use crate::proxy::Shared;
 use crate::upstream::{Upkeep, now_ms};
 
@@ -99,9 +100,32 @@ impl BackgroundService for CatalogKeeping {
         let shared = &self.0;
         // The process waits until the sessions of listings are ended.
         let _listing = shared.lifecycle().hold();
-        let keeping = Keeping::new(&shared.snapshot().catalog, shared.metrics());
-        // A process that shuts down drains already.
-        keeping.run(shared.fleet(), shared.lifecycle().draining()).await;
+        let catalog = Arc::clone(&shared.snapshot().catalog);
+        let keeping = Keeping::new(&catalog, shared.metrics());
+        let recording = async {
+            loop {
+                record(shared, &catalog.pins().news().await);
+            }
+        };
+        tokio::select! {
+            // A process that shuts down drains already.
+            () = keeping.run(shared.fleet(), shared.lifecycle().draining()) => {}
+            () = recording => {}
+        }
+        record(shared, &catalog.pins().take_news());
+    }
+}
+
+/// Records what became of definitions.
+fn record(shared: &Shared, changes: &[DefinitionChange]) {
+    let Some(audit) = shared.audit() else { return };
+    for DefinitionChange { server, tool, what, difference } in changes {
+        audit.event(&Record {
+            server,
+            target: (!tool.is_empty()).then_some(Target::Tool(tool)),
+            outcome: &format!("{}: {}", what.as_str(), difference.join("; ")),
+            ..Record::new(Event::DefinitionChange)
+        });
     }
 }
 

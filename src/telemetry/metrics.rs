@@ -15,8 +15,8 @@ use super::calls::{CallDetail, CallMetrics, Details};
 use super::configuration::Configuration;
 use super::routes::RouteFamilies;
 use super::{
-    AuditMetrics, CatalogMetrics, CredentialMetrics, EndpointMetrics, IdentityMetrics,
-    LimitMetrics, PolicyMetrics, Reason, RouteMetrics, SessionMetrics,
+    AuditMetrics, CatalogMetrics, CredentialMetrics, DefinitionMetrics, EndpointMetrics,
+    IdentityMetrics, LimitMetrics, PolicyMetrics, Reason, RouteMetrics, SessionMetrics,
 };
 use crate::mcp::well_known;
 
@@ -99,6 +99,8 @@ pub struct Metrics {
     pub log_lines_lost: IntCounter,
     /// What servers offer.
     pub catalog: CatalogMetrics,
+    /// Those of definitions that servers change.
+    pub definitions: DefinitionMetrics,
     /// Endpoints, and what finds them.
     pub endpoints: EndpointMetrics,
     /// The policy: rules in shadow, and what combinations remember.
@@ -201,6 +203,7 @@ impl Metrics {
                 "Lines of the request log that found no room.",
             ),
             catalog: CatalogMetrics::new(&registry),
+            definitions: DefinitionMetrics::new(&registry),
             endpoints: EndpointMetrics::new(&registry),
             policy: PolicyMetrics::new(&registry),
             limits: LimitMetrics::new(&registry),

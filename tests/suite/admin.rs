@@ -180,6 +180,7 @@ async fn servers_are_listed_with_their_endpoints() {
             "state": "off", "fault": null, "listed": null, "last_change": null,
             "tools": 0, "prompts": 0, "resources": 0, "templates": 0,
         },
+        "era": null, "revisions": [], "on_change": "record", "tools": [], "pending": [], "alike": [],
     });
     assert_eq!(listed, expected);
     let shown = operator.ask("GET", "/v1/servers/one", &Value::Null).await;

@@ -211,6 +211,16 @@ admin: { listen: 127.0.0.1:1, tokens: [{ role: operater }] }
             "6:28 this is not a pattern of tools (use at most 256 characters and no control characters)",
         ],
     ),
+    (
+        "servers: { everything: { endpoints: [http://a/], definitions: { on_change: hide } } }\n",
+        &["1:76 this is not one of the words known here (write one of: record, withhold, refuse)"],
+    ),
+    (
+        "servers: { everything: { endpoints: [http://a/], catalog: { listing: off }, definitions: { on_change: refuse } } }\n",
+        &[
+            "1:77 changes can only be held back where the gateway lists the server (write `catalog: { listing: on }`, or `on_change: record`)",
+        ],
+    ),
 ];
 
 #[test]

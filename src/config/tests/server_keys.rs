@@ -2,8 +2,8 @@
 
 use super::keys::{Row, seconds};
 use crate::config::{
-    Balance, Breaker, Discovery, Ejection, HashKey, Health, Listing, OnEndpointLoss, Probe,
-    Protocol, Retries, Server, Settings, Timeouts,
+    Balance, Breaker, Discovery, Ejection, HashKey, Health, Listing, OnChange, OnEndpointLoss,
+    Probe, Protocol, Retries, Server, Settings, Timeouts,
 };
 
 fn server(settings: &Settings) -> &Server {
@@ -310,5 +310,20 @@ pub(super) const SERVERS: &[Row] = &[
         "servers.*.retries.tools",
         "servers: { everything: { endpoints: [http://a/], retries: { tools: ['search_*', echo] } } }\n",
         |s| server(s).retries.tools == ["search_*", "echo"],
+    ),
+    (
+        "servers.*.definitions",
+        "servers: { everything: { endpoints: [http://a/], definitions: {} } }\n",
+        |s| server(s).definitions.on_change == OnChange::Record,
+    ),
+    (
+        "servers.*.definitions.on_change",
+        "servers: { everything: { endpoints: [http://a/], definitions: { on_change: withhold } } }\n",
+        |s| server(s).definitions.on_change == OnChange::Withhold,
+    ),
+    (
+        "servers.*.definitions.on_change",
+        "catalog: { listing: off }\nservers: { everything: { endpoints: [http://a/], catalog: { listing: on }, definitions: { on_change: refuse } } }\n",
+        |s| server(s).definitions.on_change == OnChange::Refuse,
     ),
 ];
