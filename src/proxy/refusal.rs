@@ -93,6 +93,7 @@ fn row(reason: Reason) -> (u16, i32, &'static str) {
         Reason::PolicyHidden => (200, jsonrpc::INVALID_PARAMS, "unknown tool"),
         Reason::PolicyForbidden => (403, 403, "not allowed"),
         Reason::ScopeMissing => (403, 403, "a scope is missing"),
+        Reason::DefinitionPending => (403, 403, "the tool has changed, and waits for approval"),
         Reason::CombinationForbidden => (403, 403, "not allowed after what was called before"),
         Reason::CombinationFull => (503, 503, "what is called cannot be remembered now"),
         Reason::StreamsFull => (503, 503, "too many streams"),

@@ -91,7 +91,7 @@ impl Gateway {
         body: Body,
         mut in_flight: InFlight,
     ) -> End {
-        let Body { held, mut exchange, mut watch, mut filter, mut renaming, .. } = body;
+        let Body { held, mut exchange, mut watch, mut filter, .. } = body;
         let mut part = Some(held).filter(|held| !held.is_empty());
         let (mut bell, mut changes) = (forward.pool.bell(), forward.pool.changes());
         let (mut must_look, mut term) = (true, Term::of(ctx.record.caller.as_deref()));
@@ -120,13 +120,8 @@ impl Gateway {
                             return last_words(session, retry_hint()).await;
                         };
                         filter.restart();
-                        renaming.restart(ctx, forward.way.as_deref());
                         (exchange, in_flight) = (Some(begun.exchange), begun.in_flight);
-                        let first = begun.arrived.part;
-                        match renaming.pass(ctx, forward.way.as_deref(), first) {
-                            Ok(first) => part = Some(first).filter(|first| !first.is_empty()),
-                            Err(broken) => return self.cut(session, ctx, forward, broken).await,
-                        }
+                        part = Some(begun.arrived.part).filter(|first| !first.is_empty());
                         continue;
                     }
                 }
@@ -153,12 +148,7 @@ impl Gateway {
             };
             match heard {
                 Ok(Heard::Nothing) => note_use(ctx, forward, b""),
-                Ok(Heard::Part(Some(heard))) => {
-                    match renaming.pass(ctx, forward.way.as_deref(), heard) {
-                        Ok(renamed) => part = Some(renamed),
-                        Err(broken) => return self.cut(session, ctx, forward, broken).await,
-                    }
-                }
+                Ok(Heard::Part(Some(heard))) => part = Some(heard),
                 Ok(Heard::Part(None)) => (must_look, exchange) = (true, None),
                 Ok(Heard::Bell) => must_look = true,
                 Err(interrupted) => {

@@ -95,6 +95,8 @@ reasons! {
     PolicyForbidden => "policy_forbidden",
     /// The caller lacks a scope that the call needs.
     ScopeMissing => "scope_missing",
+    /// The server has changed the tool's definition, which waits for approval.
+    DefinitionPending => "definition_pending",
     /// What was called before rules this call out.
     CombinationForbidden => "combination_forbidden",
     /// One more use of a labelled tool cannot be remembered.
