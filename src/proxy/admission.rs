@@ -28,7 +28,7 @@ use crate::upstream::{Pool, now_ms};
 /// What a request was let in with; all of it is given back at its end.
 #[derive(Default)]
 pub(super) struct Admission {
-    /// Its places among the calls that run at once.
+    /// Its places among the calls that run at once, or among the streams that are open.
     pub(super) permits: Permits,
     /// What it leaves behind for combination rules.
     pub(super) marks: Marks,
@@ -347,9 +347,7 @@ impl Gateway {
         };
         let admitting = async {
             match shape.exchange {
-                Exchange::Stream => {
-                    snapshot.limits.admit_stream(&subject).await.map(|()| Permits::default())
-                }
+                Exchange::Stream => snapshot.limits.admit_stream(&subject).await,
                 _ => snapshot.limits.admit(&subject).await,
             }
         };

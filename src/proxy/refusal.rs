@@ -67,6 +67,7 @@ fn row(reason: Reason) -> (u16, i32, &'static str) {
         Reason::IdentityUnavailable => (503, 503, "identity cannot be checked now"),
         Reason::RateLimited => (429, 429, "too many calls"),
         Reason::InFlightLimited => (429, 429, "too many calls at once"),
+        Reason::StreamsLimited => (429, 429, "too many streams at once"),
         Reason::LimitFull => (429, 429, "too many calls of too many callers"),
         Reason::NotAcceptable => {
             (406, 406, "Accept must list application/json and text/event-stream")
@@ -199,6 +200,7 @@ impl Refusal {
         let reason = match refused.why {
             Why::Rate => Reason::RateLimited,
             Why::InFlight => Reason::InFlightLimited,
+            Why::Streams => Reason::StreamsLimited,
             Why::KeysFull => Reason::LimitFull,
             Why::Address => Reason::AddressLimited,
         };

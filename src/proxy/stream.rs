@@ -112,12 +112,12 @@ impl Gateway {
                 must_look = false;
                 match Box::pin(self.heed(session, ctx, forward, &mut changes, &mut term)).await {
                     Heeded::Stay => {}
-                    Heeded::End(last) => return last_words(session, last).await,
+                    Heeded::End(last) => return last_words(session, ctx, last).await,
                     Heeded::Leave(loss) => {
                         drop(exchange.take());
                         let followed = Box::pin(self.follow(session, ctx, forward, loss)).await;
                         let Some(begun) = followed else {
-                            return last_words(session, retry_hint()).await;
+                            return last_words(session, ctx, retry_hint()).await;
                         };
                         filter.restart();
                         (exchange, in_flight) = (Some(begun.exchange), begun.in_flight);
@@ -128,7 +128,7 @@ impl Gateway {
             }
             let Some(open) = exchange.as_mut() else {
                 drop(in_flight);
-                return last_words(session, Vec::new()).await;
+                return last_words(session, ctx, Vec::new()).await;
             };
             let wait = async {
                 tokio::select! {
@@ -288,8 +288,9 @@ impl Gateway {
     }
 }
 
-/// Ends the stream between two events.
-async fn last_words(session: &mut ServerSession, last: Vec<u8>) -> End {
+/// Ends the stream between two events. Its client may open another one at once.
+async fn last_words(session: &mut ServerSession, ctx: &mut Context, last: Vec<u8>) -> End {
+    ctx.give_back();
     match session.write_response_body(Bytes::from(last), true).await {
         Ok(()) => End::Complete,
         Err(_) => End::Cut,

@@ -59,6 +59,8 @@ reasons! {
     RateLimited => "rate_limited",
     /// As many calls run at once as a limit allows.
     InFlightLimited => "in_flight_limited",
+    /// As many streams are open as a limit allows.
+    StreamsLimited => "streams_limited",
     /// A limit counts as many keys as it may, and this one is new.
     LimitFull => "limit_full",
     /// `Accept` leaves no answer to give.
