@@ -46,13 +46,15 @@
 //!                           check_media          Content-Type and Accept                     415 406
 //!                           body::read           the whole body, up to the route's limit     413 408
 //!                           peek, Call::read     one strict message, headers agree           400 404
+//!                           find                 of several servers the one whose it is, or the
+//!                           | errand             gateway itself for all of them     400 404 503
 //!                           open, locate         the session, and where it lives now         404 400
 //!                           | anywhere           or where its hash key or the load leads
 //!                           authorize            the policy, by what the catalogue knows; hidden names
 //!                                                are answered as unknown ones                200 403
 //!                           remember_use         combinations: checked and marked in one step    403
 //!                           admit                limits by tool, server, session; calls at once  429
-//!                           -> Plan::Forward | Plan::Preflight | Plan::Metadata
+//!                           -> Plan::Forward | Plan::Errand, or one of the small ones
 //!   admission               what it was let in with: permits, marks, its place in the record
 //! proxy_upstream_filter   carries the plan out, by (a stream over HTTP/1 first leaves Pingora's request,
 //!                         `parked`, and is driven by the loop of its connection in `edge`)
@@ -64,7 +66,11 @@
 //!     endpoint_outcome        what an exchange says of its endpoint, which may be ejected
 //!     exchange, http1, idle   the connection to it, over either version of HTTP, new or kept
 //!     upstream_request_filter the client's head, less its credentials, with the server's session id
+//!   errands                 what the gateway answers itself for several servers: lists, greetings
+//!     legs                    a session is opened at all of them at once, in one id
+//!     merging                 one stream made of those of several servers
 //!   deliver                 passes the answer on, part by part
+//!     renaming                what one of several servers says, in the names that clients know
 //!     stream                  a stream follows its session, tells of changes, ends cleanly
 //!     response_filter         the head as the client sees it, with the session id sealed
 //!     listing                 lists less what the caller may not see, in JSON and in streams

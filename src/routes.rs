@@ -145,6 +145,13 @@ impl Routes {
         self.by_path.get(path)
     }
 
+    /// Every route, by its path.
+    pub fn all(&self) -> impl Iterator<Item = &Route> {
+        let mut all: Vec<&Route> = self.by_path.values().map(Arc::as_ref).collect();
+        all.sort_unstable_by(|one, other| one.path.cmp(&other.path));
+        all.into_iter()
+    }
+
     /// The metadata of the route whose well-known path this is (RFC 9728 section 3.1).
     pub fn find_metadata(&self, path: &str) -> Option<Bytes> {
         self.metadata.get(path).cloned()

@@ -45,6 +45,7 @@ pub(super) struct Asked {
 /// What a path names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Resource {
+    Routes,
     Servers,
     Server(String),
     Endpoint(String, String),
@@ -77,6 +78,7 @@ impl Resource {
         match path.strip_prefix("/v1/")?.split('/').collect::<Vec<_>>()[..] {
             ["explain"] => Some(Self::Explain),
             ["reload"] => Some(Self::Reload),
+            ["routes"] => Some(Self::Routes),
             ["servers"] => Some(Self::Servers),
             ["servers", name] => Some(Self::Server(own(name))),
             ["servers", name, "endpoints", id] => Some(Self::Endpoint(own(name), own(id))),
@@ -94,7 +96,7 @@ impl Resource {
 
     fn allow(&self) -> &'static str {
         match self {
-            Self::Servers => "GET",
+            Self::Routes | Self::Servers => "GET",
             Self::Server(_) => "GET, PUT, DELETE",
             Self::Endpoint(..) => "PUT, DELETE",
             Self::Drain(..) | Self::Undrain(..) | Self::Explain | Self::Reload => "POST",
@@ -110,7 +112,7 @@ impl Resource {
             Self::Endpoint(server, _) | Self::Drain(server, _) | Self::Undrain(server, _) => {
                 Needs::Register(server)
             }
-            Self::Servers | Self::Server(_) | Self::Reload => Needs::Operate,
+            Self::Routes | Self::Servers | Self::Server(_) | Self::Reload => Needs::Operate,
             // Who registers a server must not say that its changes are good.
             Self::Approve(..) | Self::ApproveAll(_) => Needs::Operate,
         }
@@ -158,6 +160,11 @@ impl Api {
             return Err(Denial::bad_request("this request has no body"));
         }
         match &asked.resource {
+            Resource::Routes => {
+                let snapshot = self.reload.shared().snapshot();
+                let routes: Vec<Value> = snapshot.routes.all().map(view::route).collect();
+                Ok(Answer::ok(json!({ "routes": routes })))
+            }
             Resource::Servers => Ok(Answer::ok(json!({ "servers": self.list() }))),
             Resource::Approve(server, tool) => self.approve(asked, (server, tool), body),
             Resource::ApproveAll(server) => self.approve_all(asked, server, body),

@@ -9,6 +9,7 @@ use super::difference::placeless;
 use super::sightings::Sightings;
 use crate::catalog::{Kind, Offer, State};
 use crate::config::{Listing, OnEndpointLoss, Settings};
+use crate::routes::Route;
 use crate::telemetry::rfc3339;
 use crate::upstream::{Member, Pool, Source, now_ms};
 
@@ -85,6 +86,30 @@ pub(super) fn server(
         "catalog": catalog(of.catalog.listing, offer),
     });
     (server, tag)
+}
+
+/// A route in JSON: its servers, and what is not shown as they would have it.
+pub(super) fn route(route: &Route) -> Value {
+    let Some(federation) = route.federation() else {
+        let server = route.server(None).map_or("", |server| server.pool.name());
+        return json!({ "path": route.path, "servers": [server] });
+    };
+    let names: Vec<&str> = federation.members().iter().map(|member| &*member.name).collect();
+    let reports: Vec<Value> = federation
+        .reports()
+        .iter()
+        .map(|report| {
+            json!({
+                "server": report.server,
+                "kind": report.about.as_ref().map(|(kind, _)| kind.as_str()),
+                "name": report.about.as_ref().map(|(_, name)| name),
+                "trouble": report.trouble.as_str(),
+                "hidden": report.trouble.hides(),
+                "detail": report.to_string(),
+            })
+        })
+        .collect();
+    json!({ "path": route.path, "servers": names, "reports": reports })
 }
 
 /// What is known of what a server offers, in numbers.

@@ -21,7 +21,8 @@ const KEYS_MAX_MAX: u32 = 1_000_000;
 const WAIT_MAX: Duration = Duration::from_secs(60);
 /// A burst that takes longer to come back is no rate any more, and is near where clocks overflow.
 const BURST_REFILL_MAX: Duration = Duration::from_secs(365 * 24 * 60 * 60);
-/// Each call holds its places in a fixed number of limits, so that it needs no memory of its own.
+/// Each call, and each stream, holds its places in a fixed number of limits, so that it needs no
+/// memory of its own.
 const IN_FLIGHT_RULES_MAX: usize = 8;
 /// Each call is held against every limit.
 const LIMITS_MAX: usize = 64;
@@ -37,6 +38,8 @@ pub struct Limit {
     pub rate: Option<Allowance>,
     /// How many calls at once.
     pub in_flight: Option<NonZeroU32>,
+    /// How many streams at once.
+    pub streams: Option<NonZeroU32>,
     /// How long a call may wait for its turn.
     pub wait: Duration,
     /// How many keys are counted apart; beyond, new ones are refused.
@@ -110,6 +113,8 @@ shape! {
         optional cost: Entries<Count>,
         /// How many calls at once.
         optional in_flight: Count,
+        /// How many streams at once: those of GET and of subscriptions/listen, which in_flight does not count.
+        optional streams: Count,
         /// How long a call may wait for its turn before it is refused; not at all by default.
         optional wait: Duration,
         /// How many keys are counted apart; beyond, new ones are refused.
@@ -201,36 +206,48 @@ pub(super) fn check(
         let message = format!("more than {LIMITS_MAX} limits");
         reading.problem(limit.place, message, "every call is held against each; join some");
     }
-    if let Some(limit) =
-        limits.iter().filter(|limit| limit.in_flight.is_some()).nth(IN_FLIGHT_RULES_MAX)
-    {
-        let message = format!("more than {IN_FLIGHT_RULES_MAX} limits have `in_flight`");
+    check_at_once("in_flight", &limits, |limit| limit.in_flight.is_some(), reading);
+    check_at_once("streams", &limits, |limit| limit.streams.is_some(), reading);
+    limits
+}
+
+fn check_at_once(
+    key: &str,
+    limits: &[Limit],
+    has_it: impl Fn(&&Limit) -> bool,
+    reading: &mut Reading<'_>,
+) {
+    if let Some(limit) = limits.iter().filter(has_it).nth(IN_FLIGHT_RULES_MAX) {
+        let message = format!("more than {IN_FLIGHT_RULES_MAX} limits have `{key}`");
         reading.problem(limit.place, message, "join some");
     }
-    limits
 }
 
 impl LimitText {
     fn check(self, servers: &ServerNames, reading: &mut Reading<'_>) -> Option<Limit> {
-        let Self { name, key, rate, burst, cost, in_flight, wait, keys_max } = self;
+        let Self { name, key, rate, burst, cost, in_flight, streams, wait, keys_max } = self;
         let name = name.given();
         if let Some(Err(fault)) = name.as_ref().map(|name| check_name(&name.value)) {
             reading.fault(name.as_ref()?.place, fault);
         }
-        if let (Some(name), Field::Absent, Field::Absent) = (&name, &rate, &in_flight) {
+        if let (Some(name), Field::Absent, Field::Absent, Field::Absent) =
+            (&name, &rate, &in_flight, &streams)
+        {
             reading.problem(
                 name.place,
                 "this limits nothing",
-                "add `rate` or `in_flight`, or leave it out",
+                "add `rate`, `in_flight` or `streams`, or leave it out",
             );
         }
         let in_flight = in_flight.value().and_then(|count| NonZeroU32::new(count.0));
         let key = check_key(key, reading);
+        let streams = check_streams(streams, &key, reading);
         let rate = check_rate(rate, burst, cost, servers, reading);
         Some(Limit {
             key,
             rate,
             in_flight,
+            streams,
             wait: at_most(wait, WAIT_MAX, "no call waits longer than a minute", reading)
                 .unwrap_or_default(),
             keys_max: check_keys_max(keys_max, reading),
@@ -250,6 +267,19 @@ fn check_key(key: Field<Vec<Field<KeyPart>>>, reading: &mut Reading<'_>) -> Vec<
     }
     parts.sort_unstable();
     parts
+}
+
+fn check_streams(
+    streams: Field<Count>,
+    key: &[KeyPart],
+    reading: &mut Reading<'_>,
+) -> Option<NonZeroU32> {
+    let streams = streams.given()?;
+    if key.contains(&KeyPart::Tool) {
+        let hint = "make a limit without `tool` in its key for it";
+        reading.problem(streams.head, "no stream is of one tool, so this limits nothing", hint);
+    }
+    NonZeroU32::new(streams.value.0)
 }
 
 fn check_rate(

@@ -1,10 +1,11 @@
-//! How much? Calls in a time and calls at once, counted apart by any of who, what and where.
+//! How much? Calls in a time, calls at once and streams at once, counted apart by any of who, what and where.
 //!
 //! A call is asked twice. Before its body is read by what is known then ([`Limits::admit_early`]), so
 //! that who has had enough costs little; and when it is known what it asks for ([`Limits::admit`]).
 //! Within one step a call takes all or nothing: its places in flight first, which are given back by
 //! being dropped, then its share of the rates, which is given back as long as the call has not run.
 //! What the first step took stays taken: the reading is what it limits.
+//! A stream is a call that holds its places among the streams instead, for hours.
 //!
 //! Nothing here is locked for a key that is known and has room, and nothing is allocated.
 
@@ -30,9 +31,9 @@ use prometheus::IntCounter;
 use crate::config::{self, Listener};
 use crate::telemetry::LimitMetrics;
 use address::AddressSketch;
-use rule::{InFlightRule, Limit, RateRule};
+use rule::{AtOnce, InFlightRule, Limit, RateRule};
 
-/// The configuration has at most so many limits of calls at once.
+/// The configuration has at most so many limits of calls at once, and as many of streams.
 const PERMITS_MAX: usize = 8;
 
 /// The limits of one configuration, over tallies that outlive it.
@@ -42,6 +43,7 @@ pub struct Limits {
     early: Vec<RateRule>,
     late: Vec<RateRule>,
     in_flight: Vec<InFlightRule>,
+    streams: Vec<InFlightRule>,
     /// One for each listener.
     addresses: Vec<Option<AddressRule>>,
 }
@@ -53,7 +55,7 @@ struct AddressRule {
     limited: IntCounter,
 }
 
-/// The places of a call in flight; they are given back when this is dropped.
+/// The places of a call in flight, or of a stream; they are given back when this is dropped.
 #[derive(Debug, Default)]
 #[must_use]
 pub struct Permits([Option<Permit>; PERMITS_MAX]);
@@ -66,7 +68,8 @@ impl Limits {
         state: &Arc<State>,
         metrics: &LimitMetrics,
     ) -> Self {
-        let (mut early, mut late, mut in_flight) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut early, mut late) = (Vec::new(), Vec::new());
+        let (mut in_flight, mut streams) = (Vec::new(), Vec::new());
         for limit in limits {
             let counters = metrics.limit(&limit.name);
             let tallies = state.tallies(limit, &counters.keys);
@@ -74,16 +77,21 @@ impl Limits {
             if let Some(rule) = RateRule::new(limit, &state.seed, of.clone()) {
                 if rule.is_early() { early.push(rule) } else { late.push(rule) }
             }
-            in_flight.extend(InFlightRule::new(limit, &state.seed, of));
+            let seed = &state.seed;
+            in_flight.extend(InFlightRule::new(limit, AtOnce::Calls, seed, of.clone()));
+            streams.extend(InFlightRule::new(limit, AtOnce::Streams, seed, of));
         }
         let addresses =
             listeners.iter().map(|listener| AddressRule::new(listener, state, metrics)).collect();
-        Self { state: Arc::clone(state), early, late, in_flight, addresses }
+        Self { state: Arc::clone(state), early, late, in_flight, streams, addresses }
     }
 
-    /// Whether no call is limited.
+    /// Whether no call and no stream is limited.
     pub fn is_empty(&self) -> bool {
-        self.early.is_empty() && self.late.is_empty() && self.in_flight.is_empty()
+        self.early.is_empty()
+            && self.late.is_empty()
+            && self.in_flight.is_empty()
+            && self.streams.is_empty()
     }
 
     /// What has been counted, for the configuration that comes next.
@@ -117,21 +125,30 @@ impl Limits {
     /// # Errors
     /// When a limit is used up; then the call has taken nothing.
     pub async fn admit(&self, subject: &Subject<'_>) -> Result<Permits, Refused> {
+        self.enter(&self.in_flight, subject).await
+    }
+
+    /// The same for a stream, which holds its places among the streams and none in flight.
+    ///
+    /// # Errors
+    /// When a limit is used up; then the stream has taken nothing.
+    pub async fn admit_stream(&self, subject: &Subject<'_>) -> Result<Permits, Refused> {
+        self.enter(&self.streams, subject).await
+    }
+
+    /// Takes a place at each of the rules, then a share of the rates.
+    async fn enter(
+        &self,
+        rules: &[InFlightRule],
+        subject: &Subject<'_>,
+    ) -> Result<Permits, Refused> {
         let mut permits = Permits::default();
         // In the order of the configuration for every call, so that no two wait for each other.
-        for (place, rule) in permits.0.iter_mut().zip(&self.in_flight) {
+        for (place, rule) in permits.0.iter_mut().zip(rules) {
             *place = rule.enter(subject).await?;
         }
         self.take(&self.late, subject).await?;
         Ok(permits)
-    }
-
-    /// The same for a stream, which holds no place in flight: it would hold it for hours.
-    ///
-    /// # Errors
-    /// When a rate is used up; then the stream has taken nothing.
-    pub async fn admit_stream(&self, subject: &Subject<'_>) -> Result<(), Refused> {
-        self.take(&self.late, subject).await
     }
 
     /// Takes from all rates or from none, and waits for the call's turn at each.

@@ -23,6 +23,8 @@ pub enum Why {
     Rate,
     /// Calls at once.
     InFlight,
+    /// Streams at once.
+    Streams,
     /// Keys that can be counted apart.
     KeysFull,
     /// Requests of one address in a time.
@@ -67,6 +69,7 @@ impl Why {
         match self {
             Self::Rate => "rate",
             Self::InFlight => "in_flight",
+            Self::Streams => "streams",
             Self::KeysFull => "keys_full",
             Self::Address => "address",
         }

@@ -48,12 +48,22 @@ pub(super) struct RateRule {
     of: Limit,
 }
 
-/// A limit of calls at once.
+/// A limit of calls, or of streams, at once.
 pub(super) struct InFlightRule {
     key: Key,
+    counted: AtOnce,
     in_flight_max: u32,
     wait: Duration,
     of: Limit,
+}
+
+/// What is counted at once. A stream holds its place for hours, so the two are told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum AtOnce {
+    /// Calls, from their beginning to their answer's end.
+    Calls,
+    /// Streams.
+    Streams,
 }
 
 /// What both have.
@@ -155,16 +165,27 @@ impl RateRule {
 }
 
 impl InFlightRule {
-    pub(super) fn new(limit: &config::Limit, seed: &RandomState, of: Limit) -> Option<Self> {
+    pub(super) fn new(
+        limit: &config::Limit,
+        counted: AtOnce,
+        seed: &RandomState,
+        of: Limit,
+    ) -> Option<Self> {
+        let most = match counted {
+            AtOnce::Calls => limit.in_flight?,
+            AtOnce::Streams => limit.streams?,
+        };
         Some(Self {
             key: Key { parts: limit.key.as_slice().into(), seed: seed.clone() },
-            in_flight_max: limit.in_flight?.get(),
+            counted,
+            in_flight_max: most.get(),
             wait: limit.wait,
             of,
         })
     }
 
-    /// A place for the call, after waiting for it if need be; none where the limit does not hold.
+    /// A place for the call or stream, after waiting for it if need be; none where the limit does
+    /// not hold.
     pub(super) async fn enter(&self, subject: &Subject<'_>) -> Result<Option<Permit>, Refused> {
         let Some(key) = self.key.of(subject) else { return Ok(None) };
         match self.turn(key)? {
@@ -184,7 +205,11 @@ impl InFlightRule {
     fn turn(&self, key: u64) -> Result<Turn, Refused> {
         let make = || Arc::new(Slot::new(self.in_flight_max));
         let patience = if self.wait.is_zero() { Patience::Leaves } else { Patience::Waits };
-        self.of.tallies.slots.with(key, make, |slot| slot.enter(patience)).map_err(|_full| {
+        let slots = match self.counted {
+            AtOnce::Calls => &self.of.tallies.calls,
+            AtOnce::Streams => &self.of.tallies.streams,
+        };
+        slots.with(key, make, |slot| slot.enter(patience)).map_err(|_full| {
             self.of.counters.keys_full.inc();
             self.refused(Why::KeysFull)
         })
@@ -192,8 +217,16 @@ impl InFlightRule {
 
     #[cold]
     fn busy(&self) -> Refused {
-        self.of.counters.in_flight.inc();
-        self.refused(Why::InFlight)
+        match self.counted {
+            AtOnce::Calls => {
+                self.of.counters.in_flight.inc();
+                self.refused(Why::InFlight)
+            }
+            AtOnce::Streams => {
+                self.of.counters.streams.inc();
+                self.refused(Why::Streams)
+            }
+        }
     }
 
     fn refused(&self, why: Why) -> Refused {

@@ -1,4 +1,4 @@
-//! The calls in flight of one key: counted without a lock, and a queue for those that wait.
+//! The calls in flight, or the streams, of one key: counted without a lock, and a queue for those that wait.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::keys::Tally;
 const WAITING_MAX: u32 = 1024;
 const RETIRED: u64 = u64::MAX;
 
-/// The calls of one key that are under way.
+/// The calls of one key that are under way, or its streams, which are as calls here.
 #[derive(Debug)]
 pub(super) struct Slot {
     in_flight_max: u32,

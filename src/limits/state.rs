@@ -31,7 +31,8 @@ struct Kept {
 /// The tallies of one limit.
 pub(super) struct Tallies {
     pub(super) rates: Keys<Gcra>,
-    pub(super) slots: Keys<Arc<Slot>>,
+    pub(super) calls: Keys<Arc<Slot>>,
+    pub(super) streams: Keys<Arc<Slot>>,
     shown: IntGauge,
 }
 
@@ -42,6 +43,7 @@ struct Meaning {
     key: Vec<KeyPart>,
     rate: Option<(Rate, NonZeroU32)>,
     in_flight: Option<NonZeroU32>,
+    streams: Option<NonZeroU32>,
     keys_max: u32,
 }
 
@@ -74,8 +76,9 @@ impl State {
         let now_ns = self.clock.now_ns();
         for tallies in self.in_use() {
             tallies.rates.sweep(now_ns);
-            tallies.slots.sweep(now_ns);
-            let keys = tallies.rates.len().max(tallies.slots.len());
+            tallies.calls.sweep(now_ns);
+            tallies.streams.sweep(now_ns);
+            let keys = tallies.rates.len().max(tallies.calls.len()).max(tallies.streams.len());
             tallies.shown.set(i64::try_from(keys).unwrap_or(i64::MAX));
         }
     }
@@ -92,7 +95,8 @@ impl State {
         let keys_max = limit.keys_max as usize;
         let tallies = Arc::new(Tallies {
             rates: Keys::new(keys_max),
-            slots: Keys::new(keys_max),
+            calls: Keys::new(keys_max),
+            streams: Keys::new(keys_max),
             shown: shown.clone(),
         });
         kept.tallies.push((meaning, Arc::downgrade(&tallies)));
@@ -128,12 +132,13 @@ impl Drop for Tallies {
 impl Meaning {
     fn of(limit: &Limit) -> Self {
         // What a call costs, and how long it may wait, is asked of each call and leaves nothing behind.
-        let Limit { name, key, rate, in_flight, wait: _, keys_max, place: _ } = limit;
+        let Limit { name, key, rate, in_flight, streams, wait: _, keys_max, place: _ } = limit;
         Self {
             name: name.clone(),
             key: key.clone(),
             rate: rate.as_ref().map(|allowance| (allowance.rate, allowance.burst)),
             in_flight: *in_flight,
+            streams: *streams,
             keys_max: *keys_max,
         }
     }

@@ -235,15 +235,66 @@ fn a_reload_keeps_what_unchanged_limits_have_counted() {
 }
 
 #[test]
+fn streams_are_counted_apart_from_calls() {
+    let limits = alone("{ name: a, key: [caller], in_flight: 1, streams: 2 }");
+    let (al, bo) = (caller("al", None), caller("bo", None));
+    let by = |caller| Subject { caller: Some(caller), ..NOBODY };
+    block_on(async {
+        let call = limits.admit(&by(&al)).await.expect("a place among the calls");
+        let first = limits.admit_stream(&by(&al)).await.expect("one of two");
+        let _second = limits.admit_stream(&by(&al)).await.expect("two of two");
+        let refused = limits.admit_stream(&by(&al)).await.expect_err("two are open");
+        assert_eq!((refused.why, refused.retry_after_s()), (Why::Streams, 1));
+        assert_eq!(refused.fields().policy, r#""a";q=2;qu="concurrent-requests""#);
+        assert!(limits.admit_stream(&by(&bo)).await.is_ok(), "another caller");
+        assert_eq!(limits.admit(&by(&al)).await.expect_err("one runs").why, Why::InFlight);
+        drop(call);
+        assert!(limits.admit(&by(&al)).await.is_ok(), "streams hold up no call");
+        drop(first);
+        assert!(limits.admit_stream(&by(&al)).await.is_ok(), "one has ended");
+    });
+}
+
+#[test]
+fn a_stream_that_a_rate_refuses_takes_no_place() {
+    let limits = alone("{ name: open, streams: 1 }, { name: calls, key: [server], rate: 1/h }");
+    block_on(async {
+        assert!(limits.admit_stream(&NOBODY).await.is_ok());
+        for _ in 0..2 {
+            assert_eq!(limits.admit_stream(&NOBODY).await.expect_err("no more").why, Why::Rate);
+        }
+    });
+}
+
+#[test]
+fn a_stream_may_wait_for_its_turn() {
+    let limits = alone("{ name: a, streams: 1, wait: 60s }");
+    block_on(async {
+        let first = limits.admit_stream(&NOBODY).await.expect("a place");
+        let mut second = std::pin::pin!(limits.admit_stream(&NOBODY));
+        assert!(futures::poll!(second.as_mut()).is_pending());
+        drop(first);
+        assert!(second.await.is_ok());
+    });
+}
+
+#[test]
 fn places_are_counted_over_a_reload() {
+    const LIMIT: &str = "{ name: a, in_flight: 1, streams: 1 }";
     let (state, metrics) = (Arc::<State>::default(), Metrics::new(10, 10));
-    let before = limits("{ name: a, in_flight: 1 }", &state, &metrics);
+    let before = limits(LIMIT, &state, &metrics);
     let held = block_on(before.admit(&NOBODY)).expect("a place");
-    let after = limits("{ name: a, in_flight: 1 }", &state, &metrics);
+    let stream = block_on(before.admit_stream(&NOBODY)).expect("a place");
+    let after = limits(LIMIT, &state, &metrics);
     drop(before);
     assert_eq!(block_on(after.admit(&NOBODY)).expect_err("it is taken").why, Why::InFlight);
+    assert_eq!(block_on(after.admit_stream(&NOBODY)).expect_err("it is taken").why, Why::Streams);
     drop(held);
     assert!(block_on(after.admit(&NOBODY)).is_ok());
+    state.sweep();
+    assert!(block_on(after.admit_stream(&NOBODY)).is_err(), "it is open still");
+    drop(stream);
+    assert!(block_on(after.admit_stream(&NOBODY)).is_ok());
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Lists of tools, prompts and resources as servers answer them, less what a caller may not see.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
@@ -26,6 +27,22 @@ pub trait Shows: Send + Sync {
     /// Whether this entry is shown. `name` is the URI of a resource, and the URI template of a
     /// template; `annotations` are those of the entry itself.
     fn shows(&self, listed: Listed, name: &str, annotations: Option<&Annotations>) -> bool;
+
+    /// What passes of an entry that is shown, given as it stands in the list.
+    fn passes(&self, _listed: Listed, _name: &str, _entry: &str) -> Passes {
+        Passes::AsItIs
+    }
+}
+
+/// What passes of an entry of a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Passes {
+    /// The entry.
+    AsItIs,
+    /// This one in its place.
+    Instead(Box<str>),
+    /// Nothing.
+    Nothing,
 }
 
 /// A list that cannot be read, and so cannot be filtered.
@@ -156,9 +173,18 @@ fn edit_result(
             && value.get().starts_with('[')
         {
             let entries: Vec<&RawValue> = read(value.get())?;
-            let shown = |entry: &&&RawValue| is_shown(entry.get(), listed, shows);
-            let kept: Vec<&str> = entries.iter().filter(shown).map(|entry| entry.get()).collect();
-            if kept.len() < entries.len() {
+            let (mut kept, mut differs) = (Vec::with_capacity(entries.len()), false);
+            for entry in entries {
+                match what_passes(entry.get(), listed, shows) {
+                    Passes::AsItIs => kept.push(Cow::Borrowed(entry.get())),
+                    Passes::Instead(other) => {
+                        differs = true;
+                        kept.push(Cow::Owned(other.into()));
+                    }
+                    Passes::Nothing => differs = true,
+                }
+            }
+            if differs {
                 edits.push((place, format!("[{}]", kept.join(",")).into_bytes()));
             }
         }
@@ -171,14 +197,14 @@ fn edit_result(
     Ok(())
 }
 
-/// Whether an entry is shown. One that cannot be read is not: nobody could say what is shown.
-fn is_shown(entry: &str, listed: Listed, shows: &dyn Shows) -> bool {
+/// What passes of an entry. One that cannot be read does not: nobody could say what is shown.
+fn what_passes(entry: &str, listed: Listed, shows: &dyn Shows) -> Passes {
     // A derived reader would take an array for an object.
     if !entry.starts_with('{') {
-        return false;
+        return Passes::Nothing;
     }
     let Ok(Entry { name, uri, template, annotations }) = serde_json::from_str(entry) else {
-        return false;
+        return Passes::Nothing;
     };
     let name = match listed {
         Listed::Tool | Listed::Prompt => name,
@@ -186,7 +212,10 @@ fn is_shown(entry: &str, listed: Listed, shows: &dyn Shows) -> bool {
         Listed::Template => template,
     };
     let annotations = annotations.as_ref().map(Annotations::of_json);
-    name.is_some_and(|name| shows.shows(listed, &name, annotations.as_ref()))
+    match name.filter(|name| shows.shows(listed, name, annotations.as_ref())) {
+        Some(name) => shows.passes(listed, &name, entry),
+        None => Passes::Nothing,
+    }
 }
 
 /// Where `part`, which is borrowed from `whole`, stands in it.

@@ -29,7 +29,7 @@ pub use headers::{
     encode_name,
 };
 pub use list_events::{ListEvents, ListFault, Passed};
-pub use lists::{BrokenList, Listed, Shows, filter_list};
+pub use lists::{BrokenList, Listed, Passes, Shows, filter_list};
 pub use method::{Class, RoutingKey, well_known};
 pub use revision::{Era, Revision};
 pub use session::{

@@ -15,19 +15,20 @@ use super::pump::{has_left, while_client_stays};
 use super::refusal::Refusal;
 use super::{Gateway, Shared, strict};
 use crate::audit::Slot;
-use crate::catalog::Kind;
+use crate::catalog::{self, Kind};
+use crate::config::OnChange;
 use crate::identity::{Caller, Credential, Method, Proof, Unproven};
 use crate::limits::{self, Permits};
-use crate::mcp::{self, Annotations, Call, Era, Listed, Shows};
+use crate::mcp::{self, Annotations, Call, Era, Listed, Passes, Shows};
 use crate::policy::{self, Asked, Combinations, Effect, Marks, Origin, Subject, Use};
 use crate::routes::{Route, Server};
 use crate::telemetry::Reason;
-use crate::upstream::now_ms;
+use crate::upstream::{Pool, now_ms};
 
 /// What a request was let in with; all of it is given back at its end.
 #[derive(Default)]
 pub(super) struct Admission {
-    /// Its places among the calls that run at once.
+    /// Its places among the calls that run at once, or among the streams that are open.
     pub(super) permits: Permits,
     /// What it leaves behind for combination rules.
     pub(super) marks: Marks,
@@ -124,12 +125,17 @@ impl Gateway {
         wish: Wish<'_>,
     ) -> Result<(), Refusal> {
         let Context { snapshot, record, .. } = ctx;
-        if snapshot.policy.is_empty() {
+        let server = route.server(record.member).ok_or(Reason::Internal)?;
+        let Server { pool, listed } = server;
+        let on_change = pool.settings().definitions.on_change;
+        if let (OnChange::Refuse, Some(tool)) = (on_change, wish.tool())
+            && listed.awaits_approval(tool)
+        {
+            return Err(Reason::DefinitionPending.into());
+        }
+        if snapshot.policy.is_empty() && on_change == OnChange::Record {
             return Ok(());
         }
-        let Some(Server { pool, listed }) = route.server(record.member) else {
-            return Err(Reason::Internal.into());
-        };
         let seen = kind_of(wish.subject).map(|(kind, name)| {
             let seen = listed.seen_by(caller.fingerprint(), now_ms());
             (seen, kind, name)
@@ -165,7 +171,7 @@ impl Gateway {
             }
         }
         if Listed::of_method(wish.method).is_some() || wish.method == "GET" {
-            ctx.shows = Permitted::unless_all(&self.shared, pool.name(), caller, ctx);
+            ctx.shows = Permitted::unless_all(&self.shared, server, caller, ctx);
         }
         Ok(())
     }
@@ -341,9 +347,7 @@ impl Gateway {
         };
         let admitting = async {
             match shape.exchange {
-                Exchange::Stream => {
-                    snapshot.limits.admit_stream(&subject).await.map(|()| Permits::default())
-                }
+                Exchange::Stream => snapshot.limits.admit_stream(&subject).await,
                 _ => snapshot.limits.admit(&subject).await,
             }
         };
@@ -425,11 +429,13 @@ fn kind_of(subject: Subject<'_>) -> Option<(Kind, &str)> {
     }
 }
 
-/// What one caller sees in the lists of a server, by the policy in force when a list passes.
+/// What one caller sees in the lists of a server, by the policy in force when a list passes, and of the
+/// definitions that its server has changed.
 struct Permitted {
     shared: Arc<Shared>,
     caller: Arc<Caller>,
-    server: Box<str>,
+    pool: Arc<Pool>,
+    listed: Arc<catalog::Listed>,
     client: Option<IpAddr>,
 }
 
@@ -437,23 +443,37 @@ impl Permitted {
     /// `None` where everything may be seen, so that lists pass untouched.
     fn unless_all(
         shared: &Arc<Shared>,
-        server: &str,
+        Server { pool, listed }: Server<'_>,
         caller: &Arc<Caller>,
         ctx: &Context,
     ) -> Option<Arc<dyn Shows>> {
         let client = ctx.record.client;
-        if ctx.snapshot.policy.listing(caller, server, client).is_open() {
+        let is_open = ctx.snapshot.policy.listing(caller, pool.name(), client).is_open();
+        if is_open && pool.settings().definitions.on_change == OnChange::Record {
             return None;
         }
         let (shared, caller) = (Arc::clone(shared), Arc::clone(caller));
-        Some(Arc::new(Self { shared, caller, server: server.into(), client }))
+        let (pool, listed) = (Arc::clone(pool), Arc::clone(listed));
+        Some(Arc::new(Self { shared, caller, pool, listed, client }))
     }
 }
 
 impl Shows for Permitted {
     fn shows(&self, listed: Listed, name: &str, annotations: Option<&Annotations>) -> bool {
         let snapshot = self.shared.snapshot();
-        let listing = snapshot.policy.listing(&self.caller, &self.server, self.client);
+        let listing = snapshot.policy.listing(&self.caller, self.pool.name(), self.client);
         listing.shows(listed, name, annotations)
+    }
+
+    fn passes(&self, listed: Listed, name: &str, entry: &str) -> Passes {
+        let on_change = self.pool.settings().definitions.on_change;
+        if listed != Listed::Tool {
+            return Passes::AsItIs;
+        }
+        match self.listed.passing(on_change, name, entry.as_bytes()) {
+            catalog::Passing::AsItIs => Passes::AsItIs,
+            catalog::Passing::Instead(before) => Passes::Instead(before),
+            catalog::Passing::Hidden => Passes::Nothing,
+        }
     }
 }

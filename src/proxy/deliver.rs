@@ -93,15 +93,17 @@ impl Gateway {
             _ => Outcome::Ok,
         });
         let is_event_stream = head.is_event_stream();
+        let is_long = is_event_stream && forward.shape.exchange == Purpose::Stream;
         let (watch, filter) = (BodyWatch::new(&head), EventFilter::new(ctx, forward, &head));
-        if is_event_stream && filter.is_on() {
-            // What is here may be a list, and shrink.
+        if is_long || is_event_stream && filter.is_on() {
+            // What is here may be a list, and shrink; a long stream may get words of the gateway,
+            // and go on at another endpoint.
             head.length = None;
         }
         let is_stream = is_stream(&head, forward);
         let body = Body { held, exchange, is_stream, watch, filter, renaming };
         self.close_if_draining(session);
-        if body.exchange.is_none() {
+        if body.exchange.is_none() && !is_long {
             ctx.give_back();
         }
         // Before the client can know of it, or its next request would find the session as it was.
@@ -117,16 +119,12 @@ impl Gateway {
             tracing::debug!(%error, "client left before its answer");
             return self.client_left(ctx, forward, body.exchange).await;
         }
-        match forward.shape.exchange {
-            Purpose::Stream if is_event_stream => {
-                self.pass_on_stream(session, ctx, forward, body, in_flight).await
-            }
-            _ => {
-                let end = self.pass_on(session, ctx, forward, body).await;
-                drop(in_flight);
-                end
-            }
+        if is_long {
+            return self.pass_on_stream(session, ctx, forward, body, in_flight).await;
         }
+        let end = self.pass_on(session, ctx, forward, body).await;
+        drop(in_flight);
+        end
     }
 
     /// Gives the client the body, beginning with what is held of it.
@@ -424,6 +422,7 @@ impl Gateway {
             Era::Modern => error_event(forward, reason),
             Era::Legacy => Vec::new(),
         };
+        ctx.give_back();
         match session.write_response_body(Bytes::from(last), true).await {
             Ok(()) => End::Complete,
             Err(_) => End::Cut,

@@ -206,6 +206,7 @@ impl Gateway {
             Purpose::Stream => b"\n".to_vec(),
             _ => error_event(forward, reason),
         };
+        ctx.give_back();
         match session.write_response_body(Bytes::from(last), true).await {
             Ok(()) => End::Complete,
             Err(_) => End::Cut,

@@ -67,6 +67,7 @@ fn row(reason: Reason) -> (u16, i32, &'static str) {
         Reason::IdentityUnavailable => (503, 503, "identity cannot be checked now"),
         Reason::RateLimited => (429, 429, "too many calls"),
         Reason::InFlightLimited => (429, 429, "too many calls at once"),
+        Reason::StreamsLimited => (429, 429, "too many streams at once"),
         Reason::LimitFull => (429, 429, "too many calls of too many callers"),
         Reason::NotAcceptable => {
             (406, 406, "Accept must list application/json and text/event-stream")
@@ -93,6 +94,7 @@ fn row(reason: Reason) -> (u16, i32, &'static str) {
         Reason::PolicyHidden => (200, jsonrpc::INVALID_PARAMS, "unknown tool"),
         Reason::PolicyForbidden => (403, 403, "not allowed"),
         Reason::ScopeMissing => (403, 403, "a scope is missing"),
+        Reason::DefinitionPending => (403, 403, "the tool has changed, and waits for approval"),
         Reason::CombinationForbidden => (403, 403, "not allowed after what was called before"),
         Reason::CombinationFull => (503, 503, "what is called cannot be remembered now"),
         Reason::StreamsFull => (503, 503, "too many streams"),
@@ -198,6 +200,7 @@ impl Refusal {
         let reason = match refused.why {
             Why::Rate => Reason::RateLimited,
             Why::InFlight => Reason::InFlightLimited,
+            Why::Streams => Reason::StreamsLimited,
             Why::KeysFull => Reason::LimitFull,
             Why::Address => Reason::AddressLimited,
         };

@@ -91,14 +91,6 @@ impl Renaming {
             Self::Off | Self::Events(_) => Ok(()),
         }
     }
-
-    /// The stream goes on at another endpoint.
-    pub(super) fn restart(&mut self, ctx: &Context, way: Option<&Way>) {
-        if let (Self::Events(events), Some(passage)) = (self, way.and_then(|way| passage(ctx, way)))
-        {
-            **events = EventsToClient::new(&passage, HELD_BYTES_MAX);
-        }
-    }
 }
 
 /// What is known of the way.

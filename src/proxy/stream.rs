@@ -91,7 +91,7 @@ impl Gateway {
         body: Body,
         mut in_flight: InFlight,
     ) -> End {
-        let Body { held, mut exchange, mut watch, mut filter, mut renaming, .. } = body;
+        let Body { held, mut exchange, mut watch, mut filter, .. } = body;
         let mut part = Some(held).filter(|held| !held.is_empty());
         let (mut bell, mut changes) = (forward.pool.bell(), forward.pool.changes());
         let (mut must_look, mut term) = (true, Term::of(ctx.record.caller.as_deref()));
@@ -112,28 +112,23 @@ impl Gateway {
                 must_look = false;
                 match Box::pin(self.heed(session, ctx, forward, &mut changes, &mut term)).await {
                     Heeded::Stay => {}
-                    Heeded::End(last) => return last_words(session, last).await,
+                    Heeded::End(last) => return last_words(session, ctx, last).await,
                     Heeded::Leave(loss) => {
                         drop(exchange.take());
                         let followed = Box::pin(self.follow(session, ctx, forward, loss)).await;
                         let Some(begun) = followed else {
-                            return last_words(session, retry_hint()).await;
+                            return last_words(session, ctx, retry_hint()).await;
                         };
                         filter.restart();
-                        renaming.restart(ctx, forward.way.as_deref());
                         (exchange, in_flight) = (Some(begun.exchange), begun.in_flight);
-                        let first = begun.arrived.part;
-                        match renaming.pass(ctx, forward.way.as_deref(), first) {
-                            Ok(first) => part = Some(first).filter(|first| !first.is_empty()),
-                            Err(broken) => return self.cut(session, ctx, forward, broken).await,
-                        }
+                        part = Some(begun.arrived.part).filter(|first| !first.is_empty());
                         continue;
                     }
                 }
             }
             let Some(open) = exchange.as_mut() else {
                 drop(in_flight);
-                return last_words(session, Vec::new()).await;
+                return last_words(session, ctx, Vec::new()).await;
             };
             let wait = async {
                 tokio::select! {
@@ -153,12 +148,7 @@ impl Gateway {
             };
             match heard {
                 Ok(Heard::Nothing) => note_use(ctx, forward, b""),
-                Ok(Heard::Part(Some(heard))) => {
-                    match renaming.pass(ctx, forward.way.as_deref(), heard) {
-                        Ok(renamed) => part = Some(renamed),
-                        Err(broken) => return self.cut(session, ctx, forward, broken).await,
-                    }
-                }
+                Ok(Heard::Part(Some(heard))) => part = Some(heard),
                 Ok(Heard::Part(None)) => (must_look, exchange) = (true, None),
                 Ok(Heard::Bell) => must_look = true,
                 Err(interrupted) => {
@@ -298,8 +288,9 @@ impl Gateway {
     }
 }
 
-/// Ends the stream between two events.
-async fn last_words(session: &mut ServerSession, last: Vec<u8>) -> End {
+/// Ends the stream between two events. Its client may open another one at once.
+async fn last_words(session: &mut ServerSession, ctx: &mut Context, last: Vec<u8>) -> End {
+    ctx.give_back();
     match session.write_response_body(Bytes::from(last), true).await {
         Ok(()) => End::Complete,
         Err(_) => End::Cut,

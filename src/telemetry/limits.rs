@@ -19,6 +19,8 @@ pub struct LimitCounters {
     pub rate: IntCounter,
     /// Refused because too many were in flight.
     pub in_flight: IntCounter,
+    /// Refused because too many streams were open.
+    pub streams: IntCounter,
     /// Refused because there was no room to count one more key.
     pub keys_full: IntCounter,
     /// Waited for their turn.
@@ -62,6 +64,7 @@ impl LimitMetrics {
         LimitCounters {
             rate: self.limited.with_label_values(&[name, "rate"]),
             in_flight: self.limited.with_label_values(&[name, "in_flight"]),
+            streams: self.limited.with_label_values(&[name, "streams"]),
             keys_full: self.keys_full.with_label_values(&[name]),
             waits: self.waits.with_label_values(&[name]),
             keys: self.keys.with_label_values(&[name]),

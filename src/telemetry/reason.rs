@@ -59,6 +59,8 @@ reasons! {
     RateLimited => "rate_limited",
     /// As many calls run at once as a limit allows.
     InFlightLimited => "in_flight_limited",
+    /// As many streams are open as a limit allows.
+    StreamsLimited => "streams_limited",
     /// A limit counts as many keys as it may, and this one is new.
     LimitFull => "limit_full",
     /// `Accept` leaves no answer to give.
@@ -95,6 +97,8 @@ reasons! {
     PolicyForbidden => "policy_forbidden",
     /// The caller lacks a scope that the call needs.
     ScopeMissing => "scope_missing",
+    /// The server has changed the tool's definition, which waits for approval.
+    DefinitionPending => "definition_pending",
     /// What was called before rules this call out.
     CombinationForbidden => "combination_forbidden",
     /// One more use of a labelled tool cannot be remembered.

@@ -2,11 +2,13 @@
 
 use crate::policy_calls::{by, session_of, stage, willing};
 use crate::support::Stage;
-use crate::support::client::{Answer, exchange};
+use crate::support::client::{Answer, Client, exchange};
 use crate::support::gateway::{Folder, Gateway, free_address, toolgate};
 use crate::support::http2::Http2;
 use crate::support::message::Message;
-use crate::support::upstream::{Step, Upstream, json_answer, mcp, result};
+use crate::support::upstream::{
+    Step, Upstream, event, events_end, events_head, json_answer, mcp, result,
+};
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -273,6 +275,104 @@ async fn a_stream_holds_no_place_among_the_calls() {
     for _ in 0..2 {
         assert_eq!(stage.ask(&echo("ann")).await.status, 200);
     }
+}
+
+/// A server whose streams begin, and end as these gates let them: those of GET, and those that listen.
+async fn streaming(gates: [&Arc<Semaphore>; 2]) -> Upstream {
+    let [get, listen] = gates.map(Arc::clone);
+    Upstream::start(move |request| {
+        let gate = match (request.verb.as_str(), request.method().as_str()) {
+            ("GET", _) => &get,
+            (_, "subscriptions/listen") => &listen,
+            (_, "tools/call") => {
+                return json_answer(200, "", &result(&request.json()["id"], "done"));
+            }
+            _ => return mcp("one", request),
+        };
+        vec![events_head(""), event("{}"), Step::Wait(Arc::clone(gate)), events_end()]
+    })
+    .await
+}
+
+/// Opens a stream that must be let in, and reads its first event.
+async fn open(stage: &Stage, message: &Message) -> Client {
+    let mut stream = stage.connect().await;
+    stream.send(&message.bytes()).await;
+    stream.body_after_head("data: {}").await;
+    stream
+}
+
+#[tokio::test]
+async fn a_caller_holds_so_many_streams_and_calls_are_not_counted() {
+    let (get, listen) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
+    let limits = "limits: [{ name: open, key: [caller], streams: 2 }]\n";
+    let stage = stage(streaming([&get, &listen]).await, limits).await;
+    let session = session_of(&stage, "ann").await;
+    let gets = by("ann", Message::stream(&session));
+    let listens = by("ann", Message::modern(7, "subscriptions/listen", json!({})));
+    let first = open(&stage, &gets).await;
+    let mut second = open(&stage, &listens).await;
+    stage.upstream.take();
+    let mut http2 = Http2::connect(stage.gateway.address).await;
+    for answer in [
+        stage.ask(&gets).await,
+        stage.ask(&listens).await,
+        http2.ask(&gets).await.expect("a refusal"),
+    ] {
+        let policy = r#"q=2;qu="concurrent-requests""#;
+        limited(&answer, "too many streams at once", "open", policy);
+    }
+    assert!(stage.upstream.bytes().is_empty(), "the server was asked");
+    for _ in 0..3 {
+        assert_eq!(stage.ask(&echo("ann")).await.status, 200);
+        let call = by("ann", Message::legacy_call(5, "echo", &session));
+        assert_eq!(stage.ask(&call).await.status, 200);
+    }
+    let of_bob = by("bob", Message::modern(7, "subscriptions/listen", json!({})));
+    let bobs = open(&stage, &of_bob).await;
+    drop(bobs);
+    assert!(stage.upstream.left(1).await);
+    // Who has seen the end of a stream can open another one at once.
+    for _ in 0..3 {
+        listen.add_permits(1);
+        while second.part().await.is_some() {}
+        assert!(second.body_is_whole());
+        second = open(&stage, &listens).await;
+    }
+    assert_eq!(stage.ask(&gets).await.status, 429);
+    // And who leaves one gives it back.
+    drop(first);
+    assert!(stage.upstream.left(2).await);
+    let began = Instant::now();
+    let mut third = loop {
+        let mut stream = stage.connect().await;
+        stream.send(&gets.bytes()).await;
+        let head = stream.head().await;
+        if head.status == 200 {
+            break stream;
+        }
+        assert_eq!(head.status, 429);
+        assert!(began.elapsed() < Duration::from_secs(15), "the place is never free again");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    third.body_with("data: {}").await;
+    // Over HTTP/2 a stream has its place as well.
+    drop(second);
+    assert!(stage.upstream.left(3).await);
+    let mut stream = loop {
+        let stream = http2.begin(&listens).await.expect("a head");
+        if stream.head.status == 200 {
+            break stream;
+        }
+        assert!(began.elapsed() < Duration::from_secs(30), "the place is never free again");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    assert!(stream.part().await.expect("a stream").is_some());
+    assert_eq!(stage.ask(&gets).await.status, 429);
+    listen.add_permits(1);
+    while stream.part().await.expect("a stream").is_some() {}
+    let _last = open(&stage, &gets).await;
+    stage.gateway.metrics_with(r#"toolgate_limited_total{limit="open",why="streams"}"#).await;
 }
 
 #[tokio::test]

@@ -330,7 +330,7 @@ const LIMITS: &[Row] = &[
             "2:38 this is not one of the words known here (did you mean `tool`?)",
             "2:52 this is not a rate (write a whole number and a time: 50/s, 100/m, 10/h)",
             "3:13 a limit of this name is already defined (the first is at t:2:13)",
-            "3:13 this limits nothing (add `rate` or `in_flight`, or leave it out)",
+            "3:13 this limits nothing (add `rate`, `in_flight` or `streams`, or leave it out)",
             "3:16 only a rate has a burst (add `rate`, or remove it)",
             "3:26 only a rate weighs calls (add `rate`, or remove it)",
             "4:13 this is not a name (use letters, digits, `_`, `-` and `.`, at most 64 in all)",
@@ -340,6 +340,32 @@ const LIMITS: &[Row] = &[
             "5:25 this burst takes more than a year to come back (lower `burst`, or raise `rate`)",
             "5:38 no call waits longer than a minute (write at most 60s)",
             "5:52 a limit cannot count so many keys apart (write at most 1000000)",
+        ],
+    ),
+    (
+        "limits: [{ name: a, key: [tool, caller], streams: 2 }, { name: b, streams: 0 }]\n",
+        &[
+            "1:42 no stream is of one tool, so this limits nothing (make a limit without `tool` in its key for it)",
+            "1:76 this number must be at least 1 (write a whole number from 1)",
+        ],
+    ),
+    (
+        r#"limits:
+  - { name: a1, in_flight: 1, streams: 1 }
+  - { name: a2, in_flight: 1, streams: 1 }
+  - { name: a3, in_flight: 1, streams: 1 }
+  - { name: a4, in_flight: 1, streams: 1 }
+  - { name: a5, in_flight: 1, streams: 1 }
+  - { name: a6, in_flight: 1, streams: 1 }
+  - { name: a7, in_flight: 1, streams: 1 }
+  - { name: a8, streams: 1 }
+  - { name: a9, streams: 1 }
+  - { name: a10, in_flight: 1 }
+  - { name: a11, in_flight: 1 }
+"#,
+        &[
+            "10:13 more than 8 limits have `streams` (join some)",
+            "12:13 more than 8 limits have `in_flight` (join some)",
         ],
     ),
     (

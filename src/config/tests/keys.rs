@@ -335,6 +335,9 @@ const LIMITS: &[Row] = &[
     ("limits[].in_flight", "limits: [{ name: a, in_flight: 9 }]\n", |s| {
         limit(s).in_flight.is_some_and(|max| max.get() == 9) && limit(s).rate.is_none()
     }),
+    ("limits[].streams", "limits: [{ name: a, streams: 3 }]\n", |s| {
+        limit(s).streams.is_some_and(|max| max.get() == 3) && limit(s).in_flight.is_none()
+    }),
     ("limits[].wait", "limits: [{ name: a, in_flight: 9, wait: 50ms }]\n", |s| {
         limit(s).wait == Duration::from_millis(50)
     }),
