@@ -113,20 +113,21 @@ def fixture():
 
 
 @contextlib.contextmanager
-def gateway(server_url, target="server: fixture"):
-    """The gateway with a route to one server; yields the route's address. `target` is the route's.
+def gateway(servers, target):
+    """The gateway with one route to servers, by name their addresses; yields the route's address.
 
     It is built for release, unless TOOLGATE_BINARY names one that is there already.
     """
     binary = os.environ.get("TOOLGATE_BINARY") or cargo("--release", "--bin", "toolgate") / "toolgate"
     binary = pathlib.Path(binary).resolve()
     port = free_port()
+    endpoints = "".join(f"  {name}: {{ endpoints: ['{url}'] }}\n" for name, url in servers.items())
     with tempfile.TemporaryDirectory() as folder:
         config = pathlib.Path(folder, "toolgate.yaml")
         config.write_text(
             f"listen: 127.0.0.1:{port}\n"
             f"state_dir: {folder}\n"
-            f"servers:\n  fixture:\n    endpoints: ['{server_url}']\n"
+            f"servers:\n{endpoints}"
             f"routes:\n  - path: /mcp\n    {target}\n"
         )
         # Kept beside the binary, for the day something fails.

@@ -74,8 +74,11 @@ pub fn log_level(message: &[u8]) -> Option<String> {
     serde_json::from_slice::<SetLevel>(message).ok().map(|set| set.params.level)
 }
 
-/// The cursor of a request for a list.
-pub fn cursor(message: &[u8]) -> Option<String> {
+/// The cursor of a request for a list, if it has one.
+///
+/// # Errors
+/// When it has something else in that place.
+pub fn cursor(message: &[u8]) -> Result<Option<String>, serde_json::Error> {
     #[derive(Deserialize)]
     struct List {
         params: Option<Page>,
@@ -84,7 +87,8 @@ pub fn cursor(message: &[u8]) -> Option<String> {
     struct Page {
         cursor: Option<String>,
     }
-    serde_json::from_slice::<List>(message).ok()?.params?.cursor
+    let list: List = serde_json::from_slice(message)?;
+    Ok(list.params.and_then(|page| page.cursor))
 }
 
 /// The notifications that say that every list may have changed: all of them on a legacy stream, on

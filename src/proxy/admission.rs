@@ -10,7 +10,7 @@ use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
 
 use super::context::{Context, Reached, Record, Ruling};
-use super::plan::{Exchange, Held, Shape};
+use super::plan::{Exchange, Shape};
 use super::pump::{has_left, while_client_stays};
 use super::refusal::Refusal;
 use super::{Gateway, Shared, strict};
@@ -22,6 +22,7 @@ use crate::limits::{self, Permits};
 use crate::mcp::{self, Annotations, Call, Era, Listed, Passes, Shows};
 use crate::policy::{self, Asked, Combinations, Effect, Marks, Origin, Subject, Use};
 use crate::routes::{Route, Server};
+use crate::sessions::SessionKey;
 use crate::telemetry::Reason;
 use crate::upstream::{Pool, now_ms};
 
@@ -186,12 +187,20 @@ impl Gateway {
     ) -> Result<Vec<usize>, Refusal> {
         let count = route.federation().map_or(0, |federation| federation.members().len());
         let (mut members, mut refusal) = (Vec::with_capacity(count), None);
+        let mut allowed = None;
         for member in 0..count {
             ctx.record.member = Some(member);
             match self.authorize(ctx, route, caller, wish) {
-                Ok(()) => members.push(member),
+                Ok(()) => {
+                    members.push(member);
+                    allowed.get_or_insert_with(|| std::mem::take(&mut ctx.record.ruling));
+                }
                 Err(refused) => refusal = Some(refused),
             }
+        }
+        // What is recorded is why it may be asked at all.
+        if let Some(allowed) = allowed {
+            ctx.record.ruling = allowed;
         }
         (ctx.record.member, ctx.shows) = (None, None);
         match refusal {
@@ -275,7 +284,7 @@ impl Gateway {
         route: &Route,
         caller: &Caller,
         wish: Wish<'_>,
-        held: Option<&Held>,
+        session: Option<SessionKey>,
     ) -> Result<(), Refusal> {
         let combinations: &Combinations = &ctx.snapshot.combinations;
         let Some(tool) = wish.tool().filter(|_| !combinations.is_empty()) else { return Ok(()) };
@@ -288,7 +297,7 @@ impl Gateway {
             tool,
             origin: if is_declared { Origin::Declared } else { Origin::Claimed },
             caller: caller.digest(),
-            session: held.map(Held::key),
+            session,
         };
         match combinations.admit(&self.lasting.marks, used, now_ms()) {
             Ok(marks) => {
@@ -336,10 +345,9 @@ impl Gateway {
         ctx: &mut Context,
         (route, caller): (&Route, &Caller),
         wish: Wish<'_>,
-        (shape, held): (Shape, Option<&Held>),
+        (shape, key): (Shape, Option<SessionKey>),
     ) -> Result<Turn, Refusal> {
         let Context { snapshot, record, admission, .. } = ctx;
-        let key = held.map(Held::key);
         let subject = limits::Subject {
             tool: wish.tool(),
             session: key.as_ref().map(|key| &key.0[..]),

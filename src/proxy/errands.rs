@@ -221,10 +221,7 @@ impl Gateway {
             sessions.ended(session.key);
         }
         if let Some(caller) = &ctx.record.caller {
-            for member in federation.members() {
-                let key = session.key.leg(member.id.0);
-                self.lasting.marks.session_ended(caller.digest(), key);
-            }
+            self.lasting.marks.session_ended(caller.digest(), session.key);
         }
         // Nobody can use it any more, whatever its servers take their time for.
         legs.collect::<()>().await;
@@ -281,7 +278,7 @@ fn list(
     }
     let all_is_shown =
         listings.iter().all(|listing| listing.as_ref().is_some_and(|(_, is_open)| *is_open));
-    let cursor = mcp::cursor(&errand.body);
+    let cursor = mcp::cursor(&errand.body).map_err(|_| bad_cursor())?;
     let ask = ListAsk {
         kind,
         era: errand.shape.era,
@@ -303,11 +300,13 @@ fn list(
             Some(Some((listing, false))) => listing.shows(listed, own, Some(annotations)),
             _ => false,
         };
-    federation.list(&ask, &shows).map_err(|BadCursor| {
-        let refusal = Refusal::from(Reason::HandleUnknown);
-        // As servers answer it.
-        Refusal { status: 200, message: "invalid cursor".into(), ..refusal }
-    })
+    federation.list(&ask, &shows).map_err(|BadCursor| bad_cursor())
+}
+
+/// As servers answer it.
+fn bad_cursor() -> Refusal {
+    let refusal = Refusal::from(Reason::HandleUnknown);
+    Refusal { status: 200, message: "invalid cursor".into(), ..refusal }
 }
 
 /// The revision that an `initialize` asks for.

@@ -102,6 +102,8 @@ pub(super) fn find<'c>(
             None if call.kind == Kind::Notification => {
                 return Ok(Lead { whose: Whose::Gateway(What::Accept), session });
             }
+            // It answers nothing that any of them asked.
+            None if call.kind == Kind::Response => return Err(Reason::HandleUnknown.into()),
             None => return Err(unknown_method(call.era)),
         },
     };

@@ -168,7 +168,10 @@ pub(super) fn anywhere(
             Some(tenant) => Key::Text(tenant.into()),
             None => who(caller, ctx),
         },
-        HashKey::Tool => Key::Text(call.target().unwrap_or_default().into()),
+        HashKey::Tool => {
+            let own = ctx.record.own_target.as_deref();
+            Key::Text(own.or(call.target()).unwrap_or_default().into())
+        }
         HashKey::Header(name) => match strict::text(&head.headers, name) {
             Some(value) => Key::Text(value.into()),
             None => who(caller, ctx),

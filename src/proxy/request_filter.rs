@@ -16,7 +16,7 @@ use super::answer::METHODS;
 use super::context::Context;
 use super::finding::{Lead, Whose, find};
 use super::placing::{anywhere, locate, locate_leg, open, place_legacy};
-use super::plan::{Errand, Exchange, Forward, Placement, Plan, Repeat, Shape, Way, What};
+use super::plan::{Errand, Exchange, Forward, Held, Placement, Plan, Repeat, Shape, Way, What};
 use super::refusal::{Refusal, TokenSent};
 use super::strict::Ambiguous;
 use super::{body, hosts, strict};
@@ -145,7 +145,7 @@ impl Gateway {
                 self.decide_call(session, ctx, (route, caller), (&body, &call), lead).await
             }
             Whose::Gateway(what) => {
-                let shape = shape(&call, None);
+                let shape = shape(&call, None, None);
                 let lead = (what, lead.session, shape);
                 let wish = Wish::of(&call);
                 self.decide_errand(session, ctx, (route, caller), (&body, wish), lead).await
@@ -174,14 +174,17 @@ impl Gateway {
             (Era::Legacy, None) => place_legacy(head, (route, pool), caller, call, ctx)?,
             (Era::Legacy, Some(legs)) => place_leg(head, (route, caller), call, legs, ctx)?,
         };
-        let shape = shape(call, Some(pool));
-        let (wish, held) = (Wish::of(call).named(own.as_deref()), placement.held());
+        let shape = shape(call, own.as_deref(), Some(pool));
+        let wish = Wish::of(call).named(own.as_deref());
+        // What counts in a session counts at all of its servers.
+        let of_client = way.as_ref().and_then(|way| way.session);
+        let key = of_client.or(placement.held().map(Held::key));
         self.authorize(ctx, route, caller, wish)?;
         if call.kind == Kind::Request(Class::Listen) {
             self.authorize_listening(ctx, route, caller, body)?;
         }
-        self.remember_use(ctx, route, caller, wish, held)?;
-        let turn = self.admit(session.as_mut(), ctx, (route, caller), wish, (shape, held)).await?;
+        self.remember_use(ctx, route, caller, wish, key)?;
+        let turn = self.admit(session.as_mut(), ctx, (route, caller), wish, (shape, key)).await?;
         if let Turn::ClientLeft = turn {
             return Ok(Plan::Abandoned);
         }
@@ -204,7 +207,8 @@ impl Gateway {
         (what, legs, shape): (What, Option<SessionState>, Shape),
     ) -> Result<Plan, Refusal> {
         let members = self.authorize_each(ctx, route, caller, wish)?;
-        let turn = self.admit(session.as_mut(), ctx, (route, caller), wish, (shape, None)).await?;
+        let key = legs.as_ref().map(|legs| legs.key);
+        let turn = self.admit(session.as_mut(), ctx, (route, caller), wish, (shape, key)).await?;
         if let Turn::ClientLeft = turn {
             return Ok(Plan::Abandoned);
         }
@@ -254,7 +258,7 @@ impl Gateway {
         let Server { pool, .. } = route.server(None).ok_or(Reason::Internal)?;
         let held = locate(state, pool, ctx)?;
         self.authorize(ctx, route, caller, wish)?;
-        let shaped = (shape, Some(&held));
+        let shaped = (shape, Some(held.key()));
         let turn = self.admit(session.as_mut(), ctx, (route, caller), wish, shaped).await?;
         if let Turn::ClientLeft = turn {
             return Ok(Plan::Abandoned);
@@ -429,14 +433,14 @@ fn rename(session: &mut Session, ctx: &Context, placement: &Placement) -> Result
     Ok(())
 }
 
-fn shape(call: &Call<'_>, pool: Option<&Arc<Pool>>) -> Shape {
+/// Operators name tools as their server does.
+fn shape(call: &Call<'_>, own: Option<&str>, pool: Option<&Arc<Pool>>) -> Shape {
+    let tool = call.tool().map(|shown| own.unwrap_or(shown));
     let (exchange, repeat) = match call.kind {
         Kind::Request(Class::Initialize) => (Exchange::OpensSession, Repeat::Harmless),
         Kind::Request(Class::Listen) => (Exchange::Stream, Repeat::Harmless),
         Kind::Request(class) if class.is_repeatable() => (Exchange::Message, Repeat::Harmless),
-        Kind::Request(_)
-            if call.tool().zip(pool).is_some_and(|(tool, pool)| pool.may_repeat(tool)) =>
-        {
+        Kind::Request(_) if tool.zip(pool).is_some_and(|(tool, pool)| pool.may_repeat(tool)) => {
             (Exchange::Message, Repeat::Harmless)
         }
         Kind::Request(_) | Kind::Notification | Kind::Response => {

@@ -3,6 +3,7 @@
 use super::{Eras, ON, Pair, Server, by, heard, names, said, sections};
 use crate::support::client;
 use crate::support::gateway::{Gateway, free_address};
+use crate::support::http2::Http2;
 use crate::support::message::Message;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
@@ -278,4 +279,31 @@ async fn a_modern_client_learns_that_all_servers_are_legacy() {
     let answer = pair.ask(&list("tools/list", json!({}), Some(&session))).await;
     assert_eq!(names(&answer, "tools"), ["github_search", "read"]);
     assert_eq!(answer.json()["result"]["_meta"], Value::Null);
+}
+
+#[tokio::test]
+async fn it_is_the_same_over_http2() {
+    let pair = Pair::plain("").await;
+    let mut http2 = Http2::connect(pair.gateway.address).await;
+    let opened = http2.ask(&Message::initialize()).await.expect("an answer");
+    let session = opened.session();
+    for message in [
+        list("tools/list", json!({}), None),
+        list("tools/list", json!({}), Some(&session)),
+        Message::modern(1, "server/discover", json!({})),
+        Message::call(1, "github_search"),
+        Message::legacy_call(1, "read", &session),
+        Message::call(1, "nonsense"),
+    ] {
+        let one = http2.ask(&message).await.expect("an answer");
+        let other = pair.ask(&message).await;
+        let strip = |text: String| text.split("\"ttlMs\":").next().map(str::to_owned);
+        assert_eq!((one.status, strip(one.text())), (other.status, strip(other.text())));
+    }
+    let ended = http2.ask(&Message::end(&session)).await.expect("an answer");
+    assert_eq!(ended.status, 200);
+    assert_eq!(
+        http2.ask(&Message::legacy_call(1, "read", &session)).await.expect("one").status,
+        404
+    );
 }

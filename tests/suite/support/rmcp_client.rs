@@ -69,6 +69,36 @@ pub(crate) async fn exercise(url: &str, era: Era) -> Result<(), String> {
     Ok(())
 }
 
+/// The same of two servers that are shown as one: names of the second begin with `two_`.
+pub(crate) async fn exercise_both(url: &str, era: Era) -> Result<(), String> {
+    drop(tokio_rustls::rustls::crypto::ring::default_provider().install_default());
+    let progress = Progress::default();
+    let client = connect(url, era, progress.clone()).await?;
+    let tools = client.list_all_tools().await.map_err(step("tools/list"))?;
+    let names: Vec<&str> = tools.iter().map(|tool| tool.name.as_ref()).collect();
+    let own = ["echo", "add", "slow_count", "whoami", "fail"];
+    let expected: Vec<String> =
+        ["", "two_"].iter().flat_map(|prefix| own.map(|name| format!("{prefix}{name}"))).collect();
+    same("tools/list", names, expected.iter().map(String::as_str).collect())?;
+    for (echo, count) in [("echo", "slow_count"), ("two_echo", "two_slow_count")] {
+        let said = call(&client, echo, json!({ "text": "grüße" })).await?;
+        same(echo, said, "grüße".to_owned())?;
+        let counted = call(&client, count, json!({ "to": 3, "pause_ms": 30 })).await?;
+        same(count, counted, "counted to 3".to_owned())?;
+    }
+    same("progress", progress.seen(6).await, vec![1.0, 1.0, 2.0, 2.0, 3.0, 3.0])?;
+    for (uri, prompt) in [("demo://welcome", "tour"), ("two+demo://welcome", "two_tour")] {
+        let read = client.read_resource(ReadResourceRequestParams::new(uri)).await;
+        same(uri, read.map_err(step("resources/read"))?.contents.len(), 1)?;
+        let tour = client.get_prompt(GetPromptRequestParams::new(prompt)).await;
+        same(prompt, tour.map_err(step("prompts/get"))?.messages.len(), 1)?;
+    }
+    let unknown = tool(&client, "two_no_such_tool", json!({})).await;
+    same("an unknown tool is an error", unknown.is_err(), true)?;
+    client.cancel().await.map_err(step("close"))?;
+    Ok(())
+}
+
 /// Connects, and makes sure that the era is the one that was wanted.
 async fn connect(
     url: &str,
