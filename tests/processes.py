@@ -113,8 +113,8 @@ def fixture():
 
 
 @contextlib.contextmanager
-def gateway(server_url):
-    """The gateway with a route to one server; yields the route's address.
+def gateway(server_url, target="server: fixture"):
+    """The gateway with a route to one server; yields the route's address. `target` is the route's.
 
     It is built for release, unless TOOLGATE_BINARY names one that is there already.
     """
@@ -127,7 +127,7 @@ def gateway(server_url):
             f"listen: 127.0.0.1:{port}\n"
             f"state_dir: {folder}\n"
             f"servers:\n  fixture:\n    endpoints: ['{server_url}']\n"
-            "routes:\n  - path: /mcp\n    server: fixture\n"
+            f"routes:\n  - path: /mcp\n    {target}\n"
         )
         # Kept beside the binary, for the day something fails.
         with binary.with_name("gateway.log").open("wb") as log:

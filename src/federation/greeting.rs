@@ -124,6 +124,10 @@ fn routable(capabilities: &Map<String, Value>) -> Map<String, Value> {
     let mut routable = capabilities.clone();
     // Nobody knows what these mean, so nobody can tell whose they are.
     routable.remove("experimental");
+    // A list of tasks is no server's alone, and the gateway keeps none.
+    if let Some(Value::Object(tasks)) = routable.get_mut("tasks") {
+        tasks.remove("list");
+    }
     if let Some(Value::Object(extensions)) = routable.get_mut("extensions") {
         extensions.retain(|name, _| ROUTED_EXTENSIONS.contains(&name.as_str()));
         if extensions.is_empty() {

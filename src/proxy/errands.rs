@@ -1,11 +1,14 @@
 //! What the gateway answers itself on a route with several servers: what they say together.
 
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
+use http::Method;
+use http::header::CONTENT_TYPE;
 use pingora::protocols::http::ServerSession;
+use pingora::time::timeout;
 
 use super::Gateway;
 use super::answer;
@@ -24,6 +27,9 @@ use crate::sessions::{Abandoned, Binding, Place, SessionState, seconds};
 use crate::telemetry::{Outcome, Reason};
 use crate::upstream::now_ms;
 
+/// How long a client waits for what several servers are told. Who is slower has heard it all the same.
+const TELL_MAX: Duration = Duration::from_secs(1);
+
 /// What is answered.
 enum Said {
     /// The result of a request, and the id of the session that it opens.
@@ -32,6 +38,12 @@ enum Said {
     Accepted,
     /// A session has ended.
     Ended,
+}
+
+/// What a server is told.
+struct Message {
+    verb: Method,
+    body: Bytes,
 }
 
 impl Gateway {
@@ -98,7 +110,7 @@ impl Gateway {
             }
             What::Accept => Ok(Said::Accepted),
             What::EndsSession => {
-                self.end_legs(ctx, federation, errand);
+                self.end_legs(session, ctx, federation, errand).await;
                 Ok(Said::Ended)
             }
             What::Listen => Err(Reason::Internal.into()),
@@ -118,42 +130,52 @@ impl Gateway {
             let held = held_leg(errand.session.clone()?, member, ctx)?;
             Some((member, held))
         });
-        let told: FuturesUnordered<_> =
-            legs.map(|(member, held)| self.tell_one(session, ctx, member, held, errand)).collect();
+        let told: FuturesUnordered<_> = legs
+            .map(|(member, held)| async move {
+                let said = Message { verb: Method::POST, body: errand.body.clone() };
+                if !self.tell_one(session, ctx, member, &held, said).await {
+                    tracing::debug!(server = member.name, what = ?errand.what, "was not told");
+                }
+            })
+            .collect();
         told.collect::<()>().await;
     }
 
+    /// Whether the server at which the session has this leg took it.
     async fn tell_one(
         &self,
         session: &ServerSession,
         ctx: &Context,
         member: &Member,
-        held: Held,
-        errand: &Errand,
-    ) {
+        held: &Held,
+        Message { verb, body }: Message,
+    ) -> bool {
         let client = session.req_header();
         let caller = ctx.record.caller.as_deref();
-        let (Some(endpoint), Ok(head)) =
+        let (Some(endpoint), Ok(mut head)) =
             (&held.endpoint, message_head(client, held.state.revision))
         else {
-            return;
+            return false;
         };
-        let Ok(credential) = member.pool.credentials().of(subject(client, caller)).await else {
-            return;
-        };
-        let request = OwnRequest {
-            head: &head,
-            session: held.upstream_id(),
-            request_id: ctx.request_id(),
-            client_address: ctx.record.client,
-            body: errand.body.clone(),
-            credential: credential.as_ref(),
-            told: told(&member.pool, caller),
-        };
-        // Nobody waits for what one of several servers thinks of it.
-        if self.ask_endpoint(&member.pool, endpoint, request).await.is_err() {
-            tracing::debug!(server = member.name, what = ?errand.what, "was not told");
+        if verb != Method::POST {
+            head.remove_header(&CONTENT_TYPE);
+            head.set_method(verb);
         }
+        let tell = async {
+            let credential = member.pool.credentials().of(subject(client, caller)).await.ok()?;
+            let request = OwnRequest {
+                head: &head,
+                session: held.upstream_id(),
+                request_id: ctx.request_id(),
+                client_address: ctx.record.client,
+                body,
+                credential: credential.as_ref(),
+                told: told(&member.pool, caller),
+            };
+            // Nobody waits for what one of several servers thinks of it.
+            self.ask_endpoint(&member.pool, endpoint, request).await.ok()
+        };
+        matches!(timeout(TELL_MAX, tell).await, Ok(Some(_)))
     }
 
     /// A leg that moves, or is opened later, gets the level that the client has set.
@@ -166,11 +188,18 @@ impl Gateway {
         }
     }
 
-    /// Ends the session at every server; the gateway does not wait for them.
-    fn end_legs(&self, ctx: &Context, federation: &Federation, errand: &Errand) {
+    /// Ends the session at every server. A server that does not hear it in time is told later.
+    async fn end_legs(
+        &self,
+        client: &ServerSession,
+        ctx: &Context,
+        federation: &Federation,
+        errand: &Errand,
+    ) {
         let Some(session) = &errand.session else { return };
         let (sessions, rules) = (&ctx.snapshot.sessions, ctx.snapshot.session_rules);
         let mut anywhere = None;
+        let legs: FuturesUnordered<_> = FuturesUnordered::new();
         for member in federation.members() {
             let Some(held) = held_leg(session.clone(), member, ctx) else { continue };
             let Some(endpoint) = held.endpoint.clone() else { continue };
@@ -178,9 +207,7 @@ impl Gateway {
             let place = Place { endpoint, upstream_id };
             sessions.ended(held.key());
             anywhere.get_or_insert_with(|| place.clone());
-            let (key, caller) = (held.key(), ctx.record.caller.clone());
-            let revision = held.state.revision;
-            self.reaper.add(Abandoned { key, caller, place, revision }, Instant::now());
+            legs.push(self.end_leg(client, ctx, member, held, place));
         }
         // What is opened late would be opened again: the session itself is over.
         let place = anywhere.or_else(|| {
@@ -199,6 +226,24 @@ impl Gateway {
                 self.lasting.marks.session_ended(caller.digest(), key);
             }
         }
+        // Nobody can use it any more, whatever its servers take their time for.
+        legs.collect::<()>().await;
+    }
+
+    async fn end_leg(
+        &self,
+        client: &ServerSession,
+        ctx: &Context,
+        member: &Member,
+        held: Held,
+        place: Place,
+    ) {
+        let said = Message { verb: Method::DELETE, body: Bytes::new() };
+        if place.upstream_id.is_none() || self.tell_one(client, ctx, member, &held, said).await {
+            return;
+        }
+        let (key, caller, revision) = (held.key(), ctx.record.caller.clone(), held.state.revision);
+        self.reaper.add(Abandoned { key, caller, place, revision }, Instant::now());
     }
 }
 

@@ -163,6 +163,9 @@ impl Gateway {
         (own, splices, legs): (Option<Cow<'_, str>>, Splices<'_>, Option<SessionState>),
     ) -> Result<Plan, Refusal> {
         let Server { pool, .. } = route.server(ctx.record.member).ok_or(Reason::Internal)?;
+        // Refusals are recorded with both names too.
+        let renamed = own.as_deref().filter(|own| call.target() != Some(own));
+        ctx.record.own_target = renamed.map(Box::from);
         ctx.record.is_repeat = self.is_repeat(pool, caller, call, own.as_deref());
         let way = way(route, ctx, call, legs.as_ref());
         let head = session.req_header();
@@ -183,7 +186,7 @@ impl Gateway {
             return Ok(Plan::Abandoned);
         }
         let pool = Arc::clone(pool);
-        rename(session, ctx, (call, own), &placement)?;
+        rename(session, ctx, &placement)?;
         let body = match splices.is_empty() {
             true => body.clone(),
             false => splices.apply(body).into(),
@@ -411,18 +414,12 @@ fn way(
 }
 
 /// The head says what the body says: the server's own name, and the revision of its own session.
-fn rename(
-    session: &mut Session,
-    ctx: &mut Context,
-    (call, own): (&Call<'_>, Option<Cow<'_, str>>),
-    placement: &Placement,
-) -> Result<(), Refusal> {
+fn rename(session: &mut Session, ctx: &Context, placement: &Placement) -> Result<(), Refusal> {
     let head = session.req_header_mut();
-    if let Some(own) = own.filter(|own| call.target() != Some(&**own)) {
-        if head.headers.contains_key(MCP_NAME) {
-            head.insert_header(MCP_NAME, &*mcp::encode_name(&own)).map_err(|_| Reason::Internal)?;
-        }
-        ctx.record.own_target = Some(own.into());
+    if let Some(own) = &ctx.record.own_target
+        && head.headers.contains_key(MCP_NAME)
+    {
+        head.insert_header(MCP_NAME, &*mcp::encode_name(own)).map_err(|_| Reason::Internal)?;
     }
     let revision = placement.held().filter(|_| ctx.record.member.is_some());
     if let Some(revision) = revision.and_then(|held| held.state.revision) {

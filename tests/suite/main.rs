@@ -16,6 +16,7 @@ mod conformance;
 mod credentials;
 mod definitions;
 mod discovery;
+mod federation;
 mod health;
 mod identity;
 mod limits;
