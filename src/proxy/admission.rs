@@ -10,7 +10,7 @@ use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
 
 use super::context::{Context, Reached, Record, Ruling};
-use super::plan::{Exchange, Held, Shape};
+use super::plan::{Exchange, Shape};
 use super::pump::{has_left, while_client_stays};
 use super::refusal::Refusal;
 use super::{Gateway, Shared, strict};
@@ -22,6 +22,7 @@ use crate::limits::{self, Permits};
 use crate::mcp::{self, Annotations, Call, Era, Listed, Passes, Shows};
 use crate::policy::{self, Asked, Combinations, Effect, Marks, Origin, Subject, Use};
 use crate::routes::{Route, Server};
+use crate::sessions::SessionKey;
 use crate::telemetry::Reason;
 use crate::upstream::{Pool, now_ms};
 
@@ -275,7 +276,7 @@ impl Gateway {
         route: &Route,
         caller: &Caller,
         wish: Wish<'_>,
-        held: Option<&Held>,
+        session: Option<SessionKey>,
     ) -> Result<(), Refusal> {
         let combinations: &Combinations = &ctx.snapshot.combinations;
         let Some(tool) = wish.tool().filter(|_| !combinations.is_empty()) else { return Ok(()) };
@@ -288,7 +289,7 @@ impl Gateway {
             tool,
             origin: if is_declared { Origin::Declared } else { Origin::Claimed },
             caller: caller.digest(),
-            session: held.map(Held::key),
+            session,
         };
         match combinations.admit(&self.lasting.marks, used, now_ms()) {
             Ok(marks) => {
@@ -332,17 +333,16 @@ impl Gateway {
     /// client, does not go on without it.
     pub(super) async fn admit(
         &self,
-        session: &mut ServerSession,
+        client: &mut ServerSession,
         ctx: &mut Context,
         (route, caller): (&Route, &Caller),
         wish: Wish<'_>,
-        (shape, held): (Shape, Option<&Held>),
+        (shape, session): (Shape, Option<SessionKey>),
     ) -> Result<Turn, Refusal> {
         let Context { snapshot, record, admission, .. } = ctx;
-        let key = held.map(Held::key);
         let subject = limits::Subject {
             tool: wish.tool(),
-            session: key.as_ref().map(|key| &key.0[..]),
+            session: session.as_ref().map(|key| &key.0[..]),
             ..subject(record, route, caller)
         };
         let admitting = async {
@@ -354,10 +354,10 @@ impl Gateway {
         let admitted = match shape.ends_with_client() {
             false => in_turn(record, admitting).await,
             true => {
-                let staying = in_turn(record, while_client_stays(session, admitting)).await;
+                let staying = in_turn(record, while_client_stays(client, admitting)).await;
                 let Some(admitted) = staying else { return Ok(Turn::ClientLeft) };
                 // It may have left while it waited for something before its body was read.
-                if !record.queued.is_zero() && has_left(session).await {
+                if !record.queued.is_zero() && has_left(client).await {
                     return Ok(Turn::ClientLeft);
                 }
                 admitted

@@ -221,10 +221,7 @@ impl Gateway {
             sessions.ended(session.key);
         }
         if let Some(caller) = &ctx.record.caller {
-            for member in federation.members() {
-                let key = session.key.leg(member.id.0);
-                self.lasting.marks.session_ended(caller.digest(), key);
-            }
+            self.lasting.marks.session_ended(caller.digest(), session.key);
         }
         // Nobody can use it any more, whatever its servers take their time for.
         legs.collect::<()>().await;

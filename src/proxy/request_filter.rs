@@ -16,7 +16,7 @@ use super::answer::METHODS;
 use super::context::Context;
 use super::finding::{Lead, Whose, find};
 use super::placing::{anywhere, locate, locate_leg, open, place_legacy};
-use super::plan::{Errand, Exchange, Forward, Placement, Plan, Repeat, Shape, Way, What};
+use super::plan::{Errand, Exchange, Forward, Held, Placement, Plan, Repeat, Shape, Way, What};
 use super::refusal::{Refusal, TokenSent};
 use super::strict::Ambiguous;
 use super::{body, hosts, strict};
@@ -175,13 +175,16 @@ impl Gateway {
             (Era::Legacy, Some(legs)) => place_leg(head, (route, caller), call, legs, ctx)?,
         };
         let shape = shape(call, Some(pool));
-        let (wish, held) = (Wish::of(call).named(own.as_deref()), placement.held());
+        let wish = Wish::of(call).named(own.as_deref());
+        // The session is the client's: what it did at one server counts at all of them.
+        let of_client = way.as_ref().and_then(|way| way.session);
+        let key = of_client.or_else(|| placement.held().map(Held::key));
         self.authorize(ctx, route, caller, wish)?;
         if call.kind == Kind::Request(Class::Listen) {
             self.authorize_listening(ctx, route, caller, body)?;
         }
-        self.remember_use(ctx, route, caller, wish, held)?;
-        let turn = self.admit(session.as_mut(), ctx, (route, caller), wish, (shape, held)).await?;
+        self.remember_use(ctx, route, caller, wish, key)?;
+        let turn = self.admit(session.as_mut(), ctx, (route, caller), wish, (shape, key)).await?;
         if let Turn::ClientLeft = turn {
             return Ok(Plan::Abandoned);
         }
@@ -204,7 +207,8 @@ impl Gateway {
         (what, legs, shape): (What, Option<SessionState>, Shape),
     ) -> Result<Plan, Refusal> {
         let members = self.authorize_each(ctx, route, caller, wish)?;
-        let turn = self.admit(session.as_mut(), ctx, (route, caller), wish, (shape, None)).await?;
+        let shaped = (shape, legs.as_ref().map(|legs| legs.key));
+        let turn = self.admit(session.as_mut(), ctx, (route, caller), wish, shaped).await?;
         if let Turn::ClientLeft = turn {
             return Ok(Plan::Abandoned);
         }
@@ -254,7 +258,7 @@ impl Gateway {
         let Server { pool, .. } = route.server(None).ok_or(Reason::Internal)?;
         let held = locate(state, pool, ctx)?;
         self.authorize(ctx, route, caller, wish)?;
-        let shaped = (shape, Some(&held));
+        let shaped = (shape, Some(held.key()));
         let turn = self.admit(session.as_mut(), ctx, (route, caller), wish, shaped).await?;
         if let Turn::ClientLeft = turn {
             return Ok(Plan::Abandoned);
