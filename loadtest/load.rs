@@ -48,6 +48,9 @@ struct Flags {
     /// Sent as `Authorization: Bearer`.
     #[arg(long)]
     bearer: Option<String>,
+    /// What stands before the tool's own name, where a gateway shows several servers as one.
+    #[arg(long, default_value = "")]
+    tool_prefix: String,
     /// A further header field, as Name:value; may be repeated.
     #[arg(long, value_name = "NAME:VALUE")]
     header: Vec<String>,
@@ -92,6 +95,7 @@ fn target(flags: &Flags) -> io::Result<Target> {
         fields,
         era: if flags.session { Era::Legacy } else { Era::Modern },
         answer: flags.answer,
+        prefix: flags.tool_prefix.clone(),
         request_bytes: flags.request_bytes,
         transfer: if flags.chunked {
             request::Transfer::Chunked

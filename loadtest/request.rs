@@ -66,6 +66,8 @@ pub(crate) struct Target {
     pub(crate) fields: String,
     pub(crate) era: Era,
     pub(crate) answer: Answer,
+    /// What stands before the tool's own name.
+    pub(crate) prefix: String,
     pub(crate) request_bytes: usize,
     pub(crate) transfer: Transfer,
 }
@@ -105,8 +107,12 @@ impl Target {
         )
     }
 
+    fn tool(&self) -> String {
+        format!("{}{}", self.prefix, self.answer.tool())
+    }
+
     fn call_open(&self) -> String {
-        let tool = self.answer.tool();
+        let tool = self.tool();
         format!(
             r#"{{"jsonrpc":"2.0","id":{ID_MIN},"method":"tools/call","params":{{"name":"{tool}","arguments":{{"text":""#
         )
@@ -153,7 +159,7 @@ enum Tail {
 
 impl Outgoing {
     pub(crate) fn new(target: &Target, session: Option<&str>, tail: &[u8]) -> Self {
-        let tool = target.answer.tool();
+        let tool = target.tool();
         let fields = match session {
             Some(session) => legacy_fields(session),
             None => format!(
@@ -206,6 +212,7 @@ mod tests {
             fields: String::new(),
             era,
             answer: Answer::Json250,
+            prefix: String::new(),
             request_bytes,
             transfer,
         };

@@ -341,16 +341,16 @@ impl Gateway {
     /// client, does not go on without it.
     pub(super) async fn admit(
         &self,
-        session: &mut ServerSession,
+        client: &mut ServerSession,
         ctx: &mut Context,
         (route, caller): (&Route, &Caller),
         wish: Wish<'_>,
-        (shape, key): (Shape, Option<SessionKey>),
+        (shape, session): (Shape, Option<SessionKey>),
     ) -> Result<Turn, Refusal> {
         let Context { snapshot, record, admission, .. } = ctx;
         let subject = limits::Subject {
             tool: wish.tool(),
-            session: key.as_ref().map(|key| &key.0[..]),
+            session: session.as_ref().map(|key| &key.0[..]),
             ..subject(record, route, caller)
         };
         let admitting = async {
@@ -362,10 +362,10 @@ impl Gateway {
         let admitted = match shape.ends_with_client() {
             false => in_turn(record, admitting).await,
             true => {
-                let staying = in_turn(record, while_client_stays(session, admitting)).await;
+                let staying = in_turn(record, while_client_stays(client, admitting)).await;
                 let Some(admitted) = staying else { return Ok(Turn::ClientLeft) };
                 // It may have left while it waited for something before its body was read.
-                if !record.queued.is_zero() && has_left(session).await {
+                if !record.queued.is_zero() && has_left(client).await {
                     return Ok(Turn::ClientLeft);
                 }
                 admitted

@@ -176,9 +176,9 @@ impl Gateway {
         };
         let shape = shape(call, own.as_deref(), Some(pool));
         let wish = Wish::of(call).named(own.as_deref());
-        // What counts in a session counts at all of its servers.
+        // The session is the client's: what it did at one server counts at all of them.
         let of_client = way.as_ref().and_then(|way| way.session);
-        let key = of_client.or(placement.held().map(Held::key));
+        let key = of_client.or_else(|| placement.held().map(Held::key));
         self.authorize(ctx, route, caller, wish)?;
         if call.kind == Kind::Request(Class::Listen) {
             self.authorize_listening(ctx, route, caller, body)?;
@@ -207,8 +207,8 @@ impl Gateway {
         (what, legs, shape): (What, Option<SessionState>, Shape),
     ) -> Result<Plan, Refusal> {
         let members = self.authorize_each(ctx, route, caller, wish)?;
-        let key = legs.as_ref().map(|legs| legs.key);
-        let turn = self.admit(session.as_mut(), ctx, (route, caller), wish, (shape, key)).await?;
+        let shaped = (shape, legs.as_ref().map(|legs| legs.key));
+        let turn = self.admit(session.as_mut(), ctx, (route, caller), wish, shaped).await?;
         if let Turn::ClientLeft = turn {
             return Ok(Plan::Abandoned);
         }

@@ -434,3 +434,25 @@ async fn calls_of_one_session_that_come_at_once_open_a_late_leg_once() {
     }
     assert_eq!((count["initialize"], count["tools/call"]), (1, 9), "{count:?}");
 }
+
+#[tokio::test]
+async fn what_was_done_at_one_server_counts_at_the_others() {
+    let policy = "policy:
+  labels: { secret: [files/secret], egress: [github/send] }
+  rules: [{ name: all, allow: {} }]
+  combinations: [{ name: no-leak, after: secret, deny: egress, within: session }]
+";
+    let github = Server::with_tools("github", &["search", "send"]).start().await;
+    let files = Server::with_tools("files", &["read", "secret"]).start().await;
+    let pair = Pair::of(github, files, policy).await;
+    let session = pair.ask(&Message::initialize()).await.session();
+    let other = pair.ask(&Message::initialize()).await.session();
+    let ask = async |tool: &str, session: &str| {
+        pair.ask(&Message::legacy_call(5, tool, session)).await.status
+    };
+    assert_eq!(ask("github_send", &session).await, 200, "nothing secret was read");
+    assert_eq!(ask("secret", &session).await, 200);
+    assert_eq!(ask("github_send", &session).await, 403, "at another server, in this session");
+    assert_eq!(ask("github_search", &session).await, 200);
+    assert_eq!(ask("github_send", &other).await, 200, "in another session");
+}
