@@ -295,7 +295,17 @@ async fn a_server_that_dies_and_comes_back_is_heard_again() {
 
 #[tokio::test]
 async fn a_gateway_that_stops_ends_streams_between_events() {
-    let mut pair = Pair::new(telling("one").await, telling("two").await).await;
+    let serving = |name: &'static str| {
+        let told = told(name).to_string();
+        Upstream::start(move |request| match (request.verb.as_str(), &*request.method()) {
+            ("GET", _) => vec![events_head(""), event(&told), never()],
+            (_, "subscriptions/listen") => {
+                vec![events_head(""), event(&accepted(request).to_string()), never()]
+            }
+            _ => mcp(name, request),
+        })
+    };
+    let mut pair = Pair::new(serving("one").await, serving("two").await).await;
     let session = pair.open_session().await;
     let mut client = pair.begin(&Message::stream(&session)).await;
     assert_eq!(client.head().await.status, 200);
@@ -423,7 +433,9 @@ async fn a_listen_request_is_split_and_acknowledged_once() {
     let mut client = pair.begin(&Message::modern("L", "subscriptions/listen", message)).await;
     let head = client.head().await;
     assert_eq!((head.status, head.field("content-type")), (200, Some("text/event-stream")));
-    let events = read(&read_all(&mut client, &["one+file:///a\",", "two+file:///b\","]).await);
+    let events = read(
+        &read_all(&mut client, &[r#""uri":"one+file:///a""#, r#""uri":"two+file:///b""#]).await,
+    );
     let mut seen = String::new();
     for (_, said) in &events {
         assert_eq!(said["params"]["_meta"][SUBSCRIPTION], "L", "{said}");

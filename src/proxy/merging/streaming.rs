@@ -28,6 +28,8 @@ use crate::telemetry::Reason;
 const BEGIN_MAX: Duration = Duration::from_secs(1);
 /// A client that hears nothing for so long hears that the stream lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// How often it is looked whether the client has ended its session elsewhere.
+const SESSION_LOOK: Duration = Duration::from_secs(5);
 /// How long the others wait for the rest of an event that was passed on in part.
 const FLOOR_MAX: Duration = Duration::from_secs(10);
 /// Changes of several servers at once are told once.
@@ -280,7 +282,11 @@ impl<'s> Streaming<'s> {
 
     /// Until when nothing is to be done if nothing comes.
     fn time_left(&self) -> Duration {
-        let used = Duration::from_secs(self.scene.ctx.snapshot.session_rules.idle_s.into()) / 4;
+        let idle_s = self.scene.ctx.snapshot.session_rules.idle_s;
+        let used = match self.scene.session {
+            Some(_) => SESSION_LOOK.min(Duration::from_secs(idle_s.into()) / 4),
+            None => KEEP_ALIVE,
+        };
         let alive = KEEP_ALIVE.saturating_sub(self.written_at.elapsed());
         let idle = self.idle_max.saturating_sub(self.heard_at.elapsed());
         let news = self.news_at.map(|at| at.saturating_duration_since(Instant::now()));
