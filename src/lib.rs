@@ -75,6 +75,10 @@
 //!     response_filter         the head as the client sees it, with the session id sealed
 //!     listing                 lists less what the caller may not see, in JSON and in streams
 //!     response_body_filter    what the answer says is read from its parts as they pass
+//! merging                 of several servers: one stream made of all of theirs, a GET's or a listen request's
+//!   sources                 which servers, and what each is asked for; a listen request is split
+//!   source, opening         the stream of one: its leg moves, it is opened again, its events are renamed
+//!   streaming               the client's side: events of all in turn, one acknowledgement, a clean end
 //! logging                 on every exit: permits and marks are given back, metrics, and one line
 //!   recording               the record of the request, in the place that was kept for it
 //! ```

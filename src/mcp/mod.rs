@@ -8,6 +8,7 @@ mod edits;
 mod events;
 mod headers;
 mod list_events;
+mod listening;
 mod lists;
 mod method;
 mod places;
@@ -29,6 +30,7 @@ pub use headers::{
     encode_name,
 };
 pub use list_events::{ListEvents, ListFault, Passed};
+pub use listening::Filter;
 pub use lists::{BrokenList, Listed, Passes, Shows, filter_list};
 pub use method::{Class, RoutingKey, well_known};
 pub use revision::{Era, Revision};

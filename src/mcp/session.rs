@@ -9,11 +9,11 @@ use super::Era;
 
 /// The key under which a notification of a listen stream names the request it belongs to
 /// (2026-07-28 subscriptions).
-const SUBSCRIPTION_ID: &str = "io.modelcontextprotocol/subscriptionId";
+pub(super) const SUBSCRIPTION_ID: &str = "io.modelcontextprotocol/subscriptionId";
 
 /// What lists there are: the notification that one has changed, and the key by which a modern
 /// client asks for it.
-const LISTS: [(&str, &str); 3] = [
+pub(super) const LISTS: [(&str, &str); 3] = [
     ("notifications/tools/list_changed", "toolsListChanged"),
     ("notifications/prompts/list_changed", "promptsListChanged"),
     ("notifications/resources/list_changed", "resourcesListChanged"),

@@ -23,6 +23,7 @@ use crate::mcp::{self, Annotations, Call, Era, Listed, Passes, Shows};
 use crate::policy::{self, Asked, Combinations, Effect, Marks, Origin, Subject, Use};
 use crate::routes::{Route, Server};
 use crate::sessions::SessionKey;
+use crate::snapshot::Snapshot;
 use crate::telemetry::Reason;
 use crate::upstream::{Pool, now_ms};
 
@@ -234,6 +235,22 @@ impl Gateway {
     /// Whether the configuration in force would still let the caller of a stream in. It began under
     /// another one.
     pub(super) fn is_welcome(&self, head: &RequestHeader, ctx: &Context) -> bool {
+        self.is_welcome_at(head, ctx, None, |current, caller, server| {
+            // A stream that began without a filter cannot get one now.
+            let client = ctx.record.client;
+            ctx.shows.is_some() || current.policy.listing(caller, server, client).is_open()
+        })
+    }
+
+    /// The same for a stream of these servers, or of all that the route has now; each must be one
+    /// that the caller `may_see`.
+    pub(super) fn is_welcome_at(
+        &self,
+        head: &RequestHeader,
+        ctx: &Context,
+        servers: Option<&[&str]>,
+        may_see: impl Fn(&Snapshot, &Arc<Caller>, &str) -> bool,
+    ) -> bool {
         let current = self.snapshot();
         if Arc::ptr_eq(&current, &ctx.snapshot) {
             return true;
@@ -257,7 +274,6 @@ impl Gateway {
                 }
             }
         };
-        let client = ctx.record.client;
         let is_allowed = |server: &str| {
             let decision = current.policy.authorize(&Asked {
                 caller: &proven,
@@ -266,15 +282,16 @@ impl Gateway {
                 subject: Subject::Method,
                 annotations: None,
                 arguments: None,
-                client,
+                client: ctx.record.client,
             });
-            // A stream that began without a filter cannot get one now.
-            let may_see =
-                ctx.shows.is_some() || current.policy.listing(&proven, server, client).is_open();
-            decision.effect == Effect::Allowed && may_see
+            decision.effect == Effect::Allowed && may_see(&current, &proven, server)
         };
-        proven.digest() == caller.digest()
-            && servers_of(route, ctx.record.member).into_iter().all(is_allowed)
+        let is_same = proven.digest() == caller.digest();
+        is_same
+            && match servers {
+                Some(servers) => servers.iter().all(|server| is_allowed(server)),
+                None => servers_of(route, ctx.record.member).into_iter().all(is_allowed),
+            }
     }
 
     /// May they, after what they did before? From here on the call counts for others.

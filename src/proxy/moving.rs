@@ -148,23 +148,63 @@ impl Gateway {
         if forward.shape.exchange != Exchange::Stream {
             return true;
         }
-        let revision = forward.held().and_then(|held| held.state.revision);
-        let Ok(head) = message_head(session.req_header(), revision) else { return false };
+        let Some(held) = forward.held() else { return false };
+        self.is_unknown_at(session.req_header(), ctx, &forward.pool, (held, endpoint)).await
+    }
+
+    /// Whether the server says of a `ping` in the session that it does not know it.
+    pub(super) async fn is_unknown_at(
+        &self,
+        client: &RequestHeader,
+        ctx: &Context,
+        pool: &Pool,
+        (held, endpoint): (&Held, &Arc<Endpoint>),
+    ) -> bool {
+        let Ok(head) = message_head(client, held.state.revision) else { return false };
         let ping = json!({ "jsonrpc": "2.0", "id": "toolgate-3", "method": "ping" });
         let caller = ctx.record.caller.as_deref();
-        let subject = subject(session.req_header(), caller);
-        let Ok(credential) = forward.pool.credentials().of(subject).await else { return false };
+        let Ok(credential) = pool.credentials().of(subject(client, caller)).await else {
+            return false;
+        };
         let request = OwnRequest {
             head: &head,
-            session: forward.upstream_session(),
+            session: held.upstream_id(),
             request_id: ctx.request_id(),
             client_address: ctx.record.client,
             body: Bytes::from(ping.to_string()),
             credential: credential.as_ref(),
-            told: told(&forward.pool, caller),
+            told: told(pool, caller),
         };
-        let said = self.ask_endpoint(&forward.pool, endpoint, request).await;
+        let said = self.ask_endpoint(pool, endpoint, request).await;
         said.is_ok_and(|said| said.head.status == 404)
+    }
+
+    /// Moves a leg of a session whose stream is one of several, as [`Self::move_session`] moves the
+    /// session of a request.
+    pub(super) async fn move_leg(
+        &self,
+        client: &RequestHeader,
+        ctx: &Context,
+        pool: &Pool,
+        held: &mut Held,
+        loss: Loss,
+    ) -> Result<Moved, Reason> {
+        if pool.settings().on_endpoint_loss != OnEndpointLoss::Move {
+            return Err(match (loss, &held.endpoint) {
+                (Loss::Ejected, Some(_)) => Reason::EndpointUnreachable,
+                _ => Reason::SessionUnknown,
+            });
+        }
+        let turn = self.moves.turn(held.key());
+        let moving = async {
+            let _turn = match &turn.queue {
+                Some(queue) => Some(queue.lock().await),
+                None => None,
+            };
+            self.move_in_turn(client, ctx, pool, held, loss).await
+        };
+        let moved = timeout(pool.timeouts().first_byte, moving).await;
+        moved.map_err(|_| Reason::EndpointTimeout)?
     }
 
     /// The same for a session whose turn it is, and without a request that would be changed by it.

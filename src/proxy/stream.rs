@@ -21,11 +21,11 @@ use pingora::protocols::http::ServerSession;
 
 /// Streams that end because the gateway stops do so within this time, so that their clients do not
 /// come back all at once.
-const SPREAD_MS: u64 = 1_500;
+pub(super) const SPREAD_MS: u64 = 1_500;
 /// And they are asked to wait for as long as this.
 const RETRY_MS: std::ops::Range<u32> = 500..2_500;
 /// Streams that follow their sessions to another endpoint do so within this time.
-const LEAVE_MS: u64 = 250;
+pub(super) const LEAVE_MS: u64 = 250;
 
 /// How often it is tried to connect to the endpoint of a broken stream.
 const LOOKS: u32 = 2;
@@ -44,10 +44,10 @@ enum Heard {
 const LEEWAY_LOOK: Duration = Duration::from_secs(1);
 
 /// When the caller of a stream must be looked at again, if its proof ends at all.
-struct Term(Option<Instant>);
+pub(super) struct Term(Option<Instant>);
 
 impl Term {
-    fn of(caller: Option<&Caller>) -> Self {
+    pub(super) fn of(caller: Option<&Caller>) -> Self {
         let ends = caller.and_then(Caller::expires_s).and_then(|ends_s| {
             let ends = UNIX_EPOCH.checked_add(Duration::from_secs(ends_s))?;
             let left = ends.duration_since(SystemTime::now()).unwrap_or_default();
@@ -56,18 +56,18 @@ impl Term {
         Self(ends)
     }
 
-    fn is_due(&self) -> bool {
+    pub(super) fn is_due(&self) -> bool {
         self.0.is_some_and(|due| due <= Instant::now())
     }
 
     /// What is left of a time until then. Once it is due, only the end of an event is waited for.
-    fn within(&self, time: Duration) -> Duration {
+    pub(super) fn within(&self, time: Duration) -> Duration {
         let left = self.0.map(|due| due.saturating_duration_since(Instant::now()));
         let left = left.map(|left| if left.is_zero() { LEEWAY_LOOK } else { left });
         left.map_or(time, |left| left.min(time))
     }
 
-    fn postpone(&mut self) {
+    pub(super) fn postpone(&mut self) {
         self.0 = Some(Instant::now() + LEEWAY_LOOK);
     }
 }
@@ -237,7 +237,7 @@ impl Gateway {
 
     /// Whether the token of a stream, whose time is over, holds still. What would have to be asked
     /// about is not waited for: the client comes back with the token that it has by then.
-    fn is_proven(&self, head: &RequestHeader, ctx: &Context) -> bool {
+    pub(super) fn is_proven(&self, head: &RequestHeader, ctx: &Context) -> bool {
         let Some(route) = &ctx.record.route else { return true };
         let authorization = strict::credential(&head.headers);
         let credential = Credential { authorization, certificate: None };
@@ -308,11 +308,11 @@ fn farewell(forward: &Forward) -> Vec<u8> {
     }
 }
 
-fn retry_hint() -> Vec<u8> {
+pub(super) fn retry_hint() -> Vec<u8> {
     format!("retry: {}\n\n", fastrand::u32(RETRY_MS)).into_bytes()
 }
 
-fn events(messages: &[String]) -> Vec<u8> {
+pub(super) fn events(messages: &[String]) -> Vec<u8> {
     let event = |message: &String| format!("event: message\ndata: {message}\n\n");
     messages.iter().map(event).collect::<String>().into_bytes()
 }

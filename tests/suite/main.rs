@@ -21,6 +21,7 @@ mod health;
 mod identity;
 mod limits;
 mod listeners;
+mod merging;
 mod moves;
 mod policy;
 mod policy_calls;
