@@ -154,7 +154,7 @@ impl<'s> Streaming<'s> {
         let deadline = Instant::now() + BEGIN_MAX;
         let (mut begun, mut accepted, mut missed) = (Vec::new(), Vec::new(), Missed::Nothing);
         let began = Instant::now();
-        while self.undecided > 0 && !(is_legacy && !begun.is_empty()) {
+        while self.undecided > 0 && (!is_legacy || begun.is_empty()) {
             let left = deadline.saturating_duration_since(Instant::now());
             let heard = while_client_stays(session, timeout(left, self.sources.next())).await;
             let (source, heard) = match heard {
