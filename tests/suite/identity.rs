@@ -70,7 +70,7 @@ async fn a_key_proves_its_caller_and_nothing_else_does() {
             "{value}"
         );
     }
-    let log = stage.gateway.log(20).await;
+    let log = stage.gateway.log(23).await;
     assert!(log.iter().any(|line| line.contains(r#""caller":"ann""#)));
     assert!(log.iter().all(|line| !line.contains("key-of-ann")), "a key in the log");
 }

@@ -23,11 +23,16 @@ struct Pair {
 
 impl Pair {
     async fn new(one: Upstream, two: Upstream) -> Self {
+        Self::with(one, two, "").await
+    }
+
+    /// The same with more configuration.
+    async fn with(one: Upstream, two: Upstream, more: &str) -> Self {
         let servers = [("one", &one), ("two", &two)];
         let servers = servers.map(|(name, of)| format!("{name}: {{ endpoints: [{}] }}", of.url()));
         let members = "[{ name: one, prefix: one_ }, { name: two, prefix: two_ }]";
         let gateway = Gateway::start(&format!(
-            "servers: {{ {} }}\nroutes: [{{ path: /mcp, servers: {members} }}]\n",
+            "servers: {{ {} }}\nroutes: [{{ path: /mcp, servers: {members} }}]\n{more}",
             servers.join(", ")
         ))
         .await;
@@ -373,6 +378,48 @@ async fn a_slow_client_pushes_back_on_all() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     let grown = pair.gateway.memory_kib("VmHWM").saturating_sub(before);
     assert!(grown < 16 * 1024, "{grown} KiB for a reader that does not read");
+}
+
+#[tokio::test]
+async fn who_is_told_of_a_change_finds_it_in_the_list() {
+    let (gate, is_changed) = (Arc::new(Semaphore::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (gated, changes) = (Arc::clone(&gate), Arc::clone(&is_changed));
+    let one = Upstream::start(move |request| match (request.verb.as_str(), &*request.method()) {
+        ("GET", _) => {
+            let said = r#"{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}"#;
+            vec![events_head(""), Step::Wait(Arc::clone(&gated)), event(said), never()]
+        }
+        (_, "tools/list") => {
+            let name = ["before", "after"][changes.load(Ordering::Relaxed)];
+            let tool = json!({ "name": name, "inputSchema": { "type": "object" } });
+            let (id, tools) = (&request.json()["id"], json!({ "tools": [tool] }));
+            let answer = json!({ "jsonrpc": "2.0", "id": id, "result": tools });
+            // Longer than a client takes to ask once it was told.
+            let mut steps = vec![Step::Pause(Duration::from_millis(300))];
+            steps.extend(json_answer(200, "", &answer));
+            steps
+        }
+        (_, "server/discover") => vec![plain(404, "", b"")],
+        _ => mcp("one", request),
+    })
+    .await;
+    let pair = Pair::with(one, Upstream::mcp("two").await, "catalog: { listing: on }\n").await;
+    let session = pair.ask(&Message::initialize()).await.session();
+    let list = Message::legacy(2, "tools/list", &json!({})).field("mcp-session-id", &session);
+    for _ in 0..200 {
+        if pair.ask(&list).await.text().contains("one_before") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let mut client = pair.begin(&Message::stream(&session)).await;
+    assert_eq!(client.head().await.status, 200);
+    is_changed.store(1, Ordering::Relaxed);
+    // The gateway's own stream, if it has one, and the client's.
+    gate.add_permits(2);
+    while !pair.ask(&list).await.text().contains("one_after") {
+        client.body_with("tools/list_changed").await;
+    }
 }
 
 #[tokio::test]

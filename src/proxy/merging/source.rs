@@ -81,6 +81,8 @@ pub(super) struct Source<'s> {
     bell: watch::Receiver<u64>,
     changes: u32,
     state: State,
+    /// Whether the server has said that lists of it have changed.
+    told_of_lists: bool,
     /// How often in a row it was opened in vain, or not for long.
     in_vain: u32,
 }
@@ -146,8 +148,14 @@ impl<'s> Source<'s> {
             resume,
             continues: scene.client.headers.contains_key(crate::mcp::LAST_EVENT_ID),
             state,
+            told_of_lists: false,
             in_vain: 0,
         })
+    }
+
+    /// Whether the server has said since the last time that lists of it have changed.
+    pub(super) fn has_told_of_lists(&mut self) -> bool {
+        std::mem::take(&mut self.told_of_lists)
     }
 
     /// Whether all that it gave ends between two events.
@@ -349,6 +357,7 @@ impl<'s> Source<'s> {
             let metrics = &self.scene.gateway.lasting.metrics;
             metrics.list_changed(self.pool.name(), listed.as_str());
             self.server.listed.changed();
+            self.told_of_lists = true;
         }
         if let Ask::Leg(held) = &self.ask
             && let Some(id) = last_id(&part, was_between)

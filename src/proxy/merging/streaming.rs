@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use super::Ending;
 use super::answering::Answering;
 use super::source::{Ask, Heard, Missed, Scene, Sought, Source};
+use crate::catalog::Listed;
 use crate::federation::MemberId;
 use crate::mcp::Filter;
 use crate::proxy::pump::while_client_stays;
@@ -28,8 +29,13 @@ use crate::telemetry::Reason;
 const BEGIN_MAX: Duration = Duration::from_secs(1);
 /// A client that hears nothing for so long hears that the stream lives.
 const KEEP_ALIVE: Duration = Duration::from_secs(30);
-/// How often it is looked whether the client has ended its session elsewhere.
-const SESSION_LOOK: Duration = Duration::from_secs(5);
+/// How often it is looked whether the client has ended its session elsewhere, and whether the gateway
+/// has found lists changed.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// The gateway lists a server again when it says that its lists have changed. For so long that is
+/// looked for, so often: who asks at once is answered what was known before, and must be told again.
+const RELISTED_WITHIN: Duration = Duration::from_secs(10);
+const RELISTED_LOOK: Duration = Duration::from_millis(250);
 /// How long the others wait for the rest of an event that was passed on in part.
 const FLOOR_MAX: Duration = Duration::from_secs(10);
 /// Changes of several servers at once are told once.
@@ -64,6 +70,10 @@ pub(super) struct Streaming<'s> {
     later: usize,
     asked: usize,
     servers: Vec<&'s str>,
+    /// What each server offers, and when that was last found changed.
+    lists: Vec<(&'s Listed, Option<SystemTime>)>,
+    /// Until when it is likely that lists are found changed.
+    relisted_until: Option<Instant>,
     tally: Tally,
     term: Term,
     /// When the client is told that lists may have changed.
@@ -98,6 +108,8 @@ impl<'s> Streaming<'s> {
             answering,
             bells: sources.iter().map(|source| bell(source.pool.bell())).collect(),
             servers: sources.iter().map(|source| source.server.name.as_str()).collect(),
+            lists: sources.iter().map(|source| lists(&source.server.listed)).collect(),
+            relisted_until: None,
             sources: sources.into_iter().map(next).collect(),
             floor: None,
             floor_waited: Duration::ZERO,
@@ -142,7 +154,7 @@ impl<'s> Streaming<'s> {
         let deadline = Instant::now() + BEGIN_MAX;
         let (mut begun, mut accepted, mut missed) = (Vec::new(), Vec::new(), Missed::Nothing);
         let began = Instant::now();
-        while self.undecided > 0 && !(is_legacy && !begun.is_empty()) {
+        while self.undecided > 0 && (!is_legacy || begun.is_empty()) {
             let left = deadline.saturating_duration_since(Instant::now());
             let heard = while_client_stays(session, timeout(left, self.sources.next())).await;
             let (source, heard) = match heard {
@@ -243,6 +255,7 @@ impl<'s> Streaming<'s> {
                 }
                 Woken::Time => {
                     self.note_use();
+                    self.look_at_lists();
                     if self.heard_at.elapsed() >= self.idle_max {
                         return Ok(self.answering.farewell());
                     }
@@ -283,14 +296,15 @@ impl<'s> Streaming<'s> {
     /// Until when nothing is to be done if nothing comes.
     fn time_left(&self) -> Duration {
         let idle_s = self.scene.ctx.snapshot.session_rules.idle_s;
-        let used = match self.scene.session {
-            Some(_) => SESSION_LOOK.min(Duration::from_secs(idle_s.into()) / 4),
-            None => KEEP_ALIVE,
+        let used = Duration::from_secs(idle_s.into()) / 4;
+        let look = match self.relisted_until.is_some_and(|until| until > Instant::now()) {
+            true => RELISTED_LOOK,
+            false => LOOK_EVERY.min(used),
         };
         let alive = KEEP_ALIVE.saturating_sub(self.written_at.elapsed());
         let idle = self.idle_max.saturating_sub(self.heard_at.elapsed());
         let news = self.news_at.map(|at| at.saturating_duration_since(Instant::now()));
-        let first = self.term.within(used.min(alive).min(idle));
+        let first = self.term.within(look.min(alive).min(idle));
         news.map_or(first, |news| news.min(first))
     }
 
@@ -305,6 +319,9 @@ impl<'s> Streaming<'s> {
             Heard::Part(part) => {
                 self.heard_at = Instant::now();
                 self.note_use();
+                if source.has_told_of_lists() {
+                    self.relisted_until = Some(Instant::now() + RELISTED_WITHIN);
+                }
                 self.write(session, part).await?;
             }
             Heard::Opened { missed, .. } => {
@@ -334,6 +351,18 @@ impl<'s> Streaming<'s> {
                 self.sources.push(next(source));
             }
             false => self.floor = Some(source),
+        }
+    }
+
+    /// What the gateway finds changed is told, also of servers that say nothing.
+    fn look_at_lists(&mut self) {
+        let mut is_changed = false;
+        for (listed, changed_at) in &mut self.lists {
+            let now = listed.offer().changed_at;
+            is_changed |= std::mem::replace(changed_at, now) != now;
+        }
+        if is_changed {
+            self.news();
         }
     }
 
@@ -411,6 +440,10 @@ impl<'s> Streaming<'s> {
         };
         ids(current.members()) != ids(federation.members())
     }
+}
+
+fn lists(listed: &Listed) -> (&Listed, Option<SystemTime>) {
+    (listed, listed.offer().changed_at)
 }
 
 fn next(source: Source<'_>) -> Next<'_> {
