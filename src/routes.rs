@@ -67,6 +67,17 @@ impl Route {
         }
     }
 
+    /// The names of the servers that a request is for: one, or all of the route.
+    pub fn server_names(&self, member: Option<usize>) -> Vec<&str> {
+        match (self.server(member), self.federation()) {
+            (Some(server), _) => vec![server.pool.name()],
+            (None, Some(federation)) => {
+                federation.members().iter().map(|member| member.name.as_str()).collect()
+            }
+            (None, None) => Vec::new(),
+        }
+    }
+
     /// Whether the server with this name answers it, alone or beside others.
     pub fn leads_to(&self, server: &str) -> bool {
         match &self.target {

@@ -290,7 +290,7 @@ impl Gateway {
         is_same
             && match servers {
                 Some(servers) => servers.iter().all(|server| is_allowed(server)),
-                None => servers_of(route, ctx.record.member).into_iter().all(is_allowed),
+                None => route.server_names(ctx.record.member).into_iter().all(is_allowed),
             }
     }
 
@@ -425,17 +425,6 @@ fn subject<'a>(record: &Record, route: &'a Route, caller: &'a Caller) -> limits:
         session: None,
         route: &route.digest,
         address: record.client,
-    }
-}
-
-/// The names of the servers that a request is for: one, or all of a route.
-fn servers_of(route: &Route, member: Option<usize>) -> Vec<&str> {
-    match (route.server(member), route.federation()) {
-        (Some(server), _) => vec![server.pool.name()],
-        (None, Some(federation)) => {
-            federation.members().iter().map(|member| member.name.as_str()).collect()
-        }
-        (None, None) => Vec::new(),
     }
 }
 
