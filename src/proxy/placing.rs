@@ -170,7 +170,7 @@ pub(super) fn anywhere(
         },
         HashKey::Tool => {
             let own = ctx.record.own_target.as_deref();
-            Key::Text(own.or(call.target()).unwrap_or_default().into())
+            Key::Text(own.or_else(|| call.target()).unwrap_or_default().into())
         }
         HashKey::Header(name) => match strict::text(&head.headers, name) {
             Some(value) => Key::Text(value.into()),

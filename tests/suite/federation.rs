@@ -264,6 +264,15 @@ impl Pair {
     }
 }
 
+/// The same with one character changed.
+fn forged(sealed: &str) -> String {
+    let mut forged = sealed.to_owned();
+    let at = forged.len() / 2;
+    let other = if &forged[at..=at] == "A" { "B" } else { "A" };
+    forged.replace_range(at..=at, other);
+    forged
+}
+
 /// The names in a list, by the key of the result.
 fn names(answer: &Answer, key: &str) -> Vec<String> {
     let list = &answer.json()["result"][key];

@@ -180,7 +180,7 @@ async fn a_rule_in_shadow_lets_pass_and_is_told_in_the_record() {
     let answer = stage.ask(&by("ann", Message::call(5, "get_next"))).await;
     assert_eq!((answer.status, answer.code()), (200, 0), "{}", answer.text());
     assert_eq!(stage.upstream.take().len(), 1);
-    let log = stage.gateway.log(2).await;
+    let log = stage.gateway.log(3).await;
     let record = log.iter().find(|line| line.contains("next") && line.contains("shadow"));
     assert!(record.is_some_and(|line| line.contains("get_next")), "{log:#?}");
 }

@@ -1,6 +1,6 @@
 //! Calls on a route with several servers: each reaches its own server as it was sent.
 
-use super::{Pair, Server, by, heard, methods, names, said, success};
+use super::{Pair, Server, by, forged, heard, methods, names, said, success};
 use crate::support::client::Client;
 use crate::support::message::Message;
 use crate::support::upstream::{Request, Step, event, events_end, events_head};
@@ -285,7 +285,7 @@ async fn the_state_of_a_call_goes_back_to_its_server_for_its_caller() {
     assert_eq!(said(&answer), "the \"server's\" own \u{e9}");
     let heard = heard(&pair.github);
     assert_eq!(heard[0].json()["params"]["inputResponses"]["who"]["action"], "accept");
-    let forged = format!("{}A", &state[..state.len() - 1]);
+    let forged = forged(&state);
     for (caller, tool, state) in [
         ("bob", "github_ask", state.as_str()),
         ("ann", "ask2", &state),

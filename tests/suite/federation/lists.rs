@@ -1,6 +1,6 @@
 //! Lists of several servers as one, and what they say of themselves together.
 
-use super::{Eras, ON, Pair, Server, by, heard, names, said, sections};
+use super::{Eras, ON, Pair, Server, by, forged, heard, names, said, sections};
 use crate::support::client;
 use crate::support::gateway::{Gateway, free_address};
 use crate::support::http2::Http2;
@@ -118,7 +118,7 @@ async fn pages_go_on_where_they_ended_for_whom_they_were_made() {
         let of_bob = pair.ask(&by("bob", Message::initialize())).await.session();
         let of_bob = session.map(|_| of_bob.as_str());
         let cursor = cursors[0].as_str();
-        let forged = format!("{}x", &cursor[..cursor.len() - 1]);
+        let forged = forged(cursor);
         for (caller, method, cursor, session) in [
             ("bob", "tools/list", cursor, of_bob),
             ("ann", "prompts/list", cursor, session),

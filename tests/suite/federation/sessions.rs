@@ -1,6 +1,6 @@
 //! Legacy sessions with several servers: one id for the client, one leg for each server.
 
-use super::{Pair, Server, by, heard, methods, names, said, success};
+use super::{Pair, Server, by, forged, heard, methods, names, said, success};
 use crate::support::client::{Answer, Client};
 use crate::support::gateway::free_address;
 use crate::support::message::Message;
@@ -333,7 +333,7 @@ async fn what_a_server_asks_is_answered_to_that_server() {
     pair.forget();
     // Nobody but this session can answer, and nobody can answer what was not asked.
     let id = asked[0].1.as_str().expect("a text").to_owned();
-    let forged = json!(format!("{}A", &id[..id.len() - 1]));
+    let forged = json!(forged(&id));
     for (id, session) in [
         (&forged, &session),
         (&json!(1), &session),
