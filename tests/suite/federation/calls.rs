@@ -3,7 +3,7 @@
 use super::{Pair, Server, by, forged, heard, methods, names, said, success};
 use crate::support::client::Client;
 use crate::support::message::Message;
-use crate::support::upstream::{Request, Step, event, events_end, events_head};
+use crate::support::upstream::{Request, Step, Upstream, event, events_end, events_head};
 use serde_json::{Value, json};
 use std::fs;
 use std::sync::Arc;
@@ -126,8 +126,8 @@ async fn what_is_nobodys_or_anybodys_is_unknown() {
     assert_eq!(said(&pair.ask(&Message::call(1, "search")).await), "github: \"search\"");
 }
 
-#[tokio::test]
-async fn prompts_completions_and_resources_find_their_server() {
+/// Two servers with prompts, resources and templates.
+async fn with_resources() -> (Upstream, Upstream) {
     let uris = |request: &Request| match request.method().as_str() {
         "resources/read" => {
             let uri = &request.json()["params"]["uri"];
@@ -160,10 +160,13 @@ async fn prompts_completions_and_resources_find_their_server() {
         .and("resourceTemplates", r#"[{"uriTemplate":"dir://{+path}","name":"dir"}]"#)
         .start_with(uris)
         .await;
-    let pair = Pair::of(github, files, "").await;
-    let session = pair.open_session().await;
+    (github, files)
+}
+
+/// What is asked for, what its server is asked for, and which of the two that is.
+fn named() -> Vec<(&'static str, Value, Value, usize)> {
     let complete = |kind: &str, key: &str, name: &str| json!({ "ref": { "type": kind, key: name }, "argument": { "name": "owner", "value": "b" } });
-    for (method, params, own, at) in [
+    vec![
         ("prompts/get", json!({ "name": "github_review" }), json!({ "name": "review" }), 0),
         ("prompts/get", json!({ "name": "explain" }), json!({ "name": "explain" }), 1),
         ("resources/read", json!({ "uri": "github+file:///a" }), json!({ "uri": "file:///a" }), 0),
@@ -200,7 +203,15 @@ async fn prompts_completions_and_resources_find_their_server() {
             complete("ref/resource", "uri", "dir://{+path}"),
             1,
         ),
-    ] {
+    ]
+}
+
+#[tokio::test]
+async fn prompts_completions_and_resources_find_their_server() {
+    let (github, files) = with_resources().await;
+    let pair = Pair::of(github, files, "").await;
+    let session = pair.open_session().await;
+    for (method, params, own, at) in named() {
         for is_modern in [true, false] {
             let message = match is_modern {
                 true => Message::modern(5, method, params.clone()),
@@ -220,7 +231,7 @@ async fn prompts_completions_and_resources_find_their_server() {
             sent.as_object_mut().expect("params").remove("_meta");
             assert_eq!(sent, own);
             if is_modern && method != "completion/complete" {
-                let name = own["name"].as_str().or(own["uri"].as_str());
+                let name = own["name"].as_str().or_else(|| own["uri"].as_str());
                 assert_eq!(heard[0].field("mcp-name"), name);
             }
             if method == "resources/read" {
