@@ -1,4 +1,4 @@
-//! Many servers as one: whose is a name, and what do they offer together?
+//! Many servers as one: whose a name is, what they offer together, and their messages on their way.
 //!
 //! Everything that a later request needs is in what the client holds: names tell whose they are by
 //! prefix, match or new name alone, or else by the merged [`table`] of what is offered. The table

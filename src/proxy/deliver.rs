@@ -14,7 +14,7 @@ use super::listing::EventFilter;
 use super::plan::{Exchange as Purpose, Forward};
 use super::pump::{Begun, End, Interrupted, while_client_waits};
 use super::refusal::Refusal;
-use super::renaming::{Broken, Renaming};
+use super::renaming::{self, Broken, Renaming};
 use super::response_body_filter::BodyWatch;
 use super::response_filter::{UpstreamHead, response_filter};
 use crate::jsonrpc::{ErrorBody, ReplyTo};
@@ -83,7 +83,13 @@ impl Gateway {
                 return end;
             }
         }
-        let renaming = match rename_first(ctx, forward, &mut head, &mut held, exchange.is_none()) {
+        let renaming = match renaming::first(
+            ctx,
+            forward.way.as_deref(),
+            &mut head,
+            &mut held,
+            exchange.is_none(),
+        ) {
             Ok(renaming) => renaming,
             Err(fault) => return End::Refused(unfit(forward, fault).into()),
         };
@@ -458,27 +464,6 @@ pub(super) fn error_event(forward: &Forward, reason: Reason) -> Vec<u8> {
     .write(&mut event);
     event.extend_from_slice(b"\n\n");
     event
-}
-
-/// Renames what is here of an answer, so that its head can say how long it is.
-fn rename_first(
-    ctx: &Context,
-    forward: &Forward,
-    head: &mut UpstreamHead,
-    held: &mut Bytes,
-    is_whole: bool,
-) -> Result<Renaming, Unfit> {
-    let way = forward.way.as_deref();
-    let mut renaming = Renaming::new(ctx, way, head)?;
-    if renaming.is_on() {
-        let renamed = renaming.pass(ctx, way, std::mem::take(held));
-        *held = renamed.map_err(|broken| broken.fault)?;
-        head.length = is_whole.then_some(held.len() as u64);
-        if is_whole {
-            std::mem::replace(&mut renaming, Renaming::Off).finish()?;
-        }
-    }
-    Ok(renaming)
 }
 
 /// A server said what cannot be passed on.

@@ -93,6 +93,26 @@ impl Renaming {
     }
 }
 
+/// Renames what is here of an answer, so that its head can say how long it is.
+pub(super) fn first(
+    ctx: &Context,
+    way: Option<&Way>,
+    head: &mut UpstreamHead,
+    held: &mut Bytes,
+    is_whole: bool,
+) -> Result<Renaming, Unfit> {
+    let mut renaming = Renaming::new(ctx, way, head)?;
+    if renaming.is_on() {
+        let renamed = renaming.pass(ctx, way, std::mem::take(held));
+        *held = renamed.map_err(|broken| broken.fault)?;
+        head.length = is_whole.then_some(held.len() as u64);
+        if is_whole {
+            std::mem::replace(&mut renaming, Renaming::Off).finish()?;
+        }
+    }
+    Ok(renaming)
+}
+
 /// What is known of the way.
 pub(super) fn passage<'a>(ctx: &'a Context, way: &'a Way) -> Option<Passage<'a>> {
     let route = ctx.record.route.as_deref()?;

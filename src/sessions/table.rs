@@ -239,8 +239,7 @@ impl Table {
 
     /// Whether the session was used in this second.
     pub fn was_used_at(&self, key: SessionKey, now: u32) -> bool {
-        let pinned = self.entries.pin();
-        pinned.get(&key).is_some_and(|entry| entry.used.load(Ordering::Relaxed) == now)
+        self.entries.pin().get(&key).is_some_and(|entry| entry.used.load(Ordering::Relaxed) == now)
     }
 
     /// The revision that a session speaks where it lives, as far as is known.

@@ -16,11 +16,11 @@ mod streaming;
 use pingora::protocols::http::ServerSession;
 use pingora::{Error, ErrorType};
 
-use super::Gateway;
-use super::answer;
-use super::context::{Context, Reached};
-use super::plan::Errand;
-use super::refusal::Refusal;
+use crate::proxy::Gateway;
+use crate::proxy::answer;
+use crate::proxy::context::{Context, Reached};
+use crate::proxy::plan::Errand;
+use crate::proxy::refusal::Refusal;
 use crate::telemetry::{Outcome, Reason};
 use answering::Answering;
 use source::Scene;
