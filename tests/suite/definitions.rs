@@ -1,6 +1,8 @@
 //! Definitions that servers change: recorded, withheld, refused, approved, and remembered over restarts.
 
+use crate::support::client::exchange;
 use crate::support::gateway::{Folder, Gateway, free_address};
+use crate::support::message::Message;
 use crate::support::operator::{self, Operator};
 use crate::support::upstream::{Request, Step, Upstream, json_answer, sections};
 use serde_json::{Value, json};
@@ -187,6 +189,43 @@ async fn a_change_waits_for_an_operator() {
         let all = operator.ask("POST", "/v1/servers/one/definitions/approve", &json!({})).await;
         assert_eq!(all.status, 200, "{}", all.text());
         server_with(&operator, |server| state(server, "send") == "changed").await;
+    }
+}
+
+/// What a client is shown of `send`, and the status and code of a call of it.
+async fn met(gateway: &Gateway) -> (Option<String>, u16, i64) {
+    let list = Message::modern(1, "tools/list", json!({}));
+    let list = exchange(gateway.address, &list.bytes()).await.json();
+    let tools = list["result"]["tools"].as_array().expect("a list").clone();
+    assert!(tools.iter().any(|tool| tool["name"] == "read"), "{list:#}");
+    let send = tools.iter().find(|tool| tool["name"] == "send");
+    let shown = send.map(|send| send["description"].as_str().expect("text").to_owned());
+    let call = exchange(gateway.address, &Message::call(2, "send").bytes()).await;
+    (shown, call.status, call.code())
+}
+
+#[tokio::test]
+async fn clients_meet_what_was_approved() {
+    for (on_change, meanwhile) in [
+        ("record", (Some("Sends, 1.".to_owned()), 200, 0)),
+        ("withhold", (Some("Sends, 0.".to_owned()), 200, 0)),
+        ("refuse", (None, 403, 403)),
+    ] {
+        let changing = Changing::start().await;
+        let admin = free_address();
+        let gateway = start(&changing, on_change, admin, "").await;
+        let operator = Operator::new(admin);
+        assert_eq!(met(&gateway).await, (Some("Sends, 0.".to_owned()), 200, 0), "{on_change}");
+        changing.change();
+        server_with(&operator, |server| state(server, "send") != "pinned").await;
+        assert_eq!(met(&gateway).await, meanwhile, "{on_change}");
+        if on_change == "record" {
+            continue;
+        }
+        let path = "/v1/servers/one/definitions/send/approve";
+        assert_eq!(operator.ask("POST", path, &json!({})).await.status, 200);
+        server_with(&operator, |server| state(server, "send") == "changed").await;
+        assert_eq!(met(&gateway).await, (Some("Sends, 1.".to_owned()), 200, 0), "{on_change}");
     }
 }
 
