@@ -1,8 +1,7 @@
 //! What cannot be in a session id because it comes later: when the session was last used, where it
 //! moved, and what must be restored there.
 //!
-//! The table is bounded, and what it lacks is found in the id: a gateway that knows nothing of a
-//! session serves it all the same. Looking up takes no lock.
+//! It is bounded, and what it lacks is found in the id. Looking up takes no lock.
 
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
