@@ -1,7 +1,7 @@
 //! Many servers as one: whose a name is, what they offer together, and their messages on their way.
 //!
 //! Everything that a later request needs is in what the client holds: names tell whose they are by
-//! prefix, match or new name alone, or else by the merged [`table`] of what is offered. The table
+//! prefix, match or new name alone, or else by the merged table of what is offered. The table
 //! follows the catalogue, is immutable, and holds every definition as clients see it.
 
 mod uris;
