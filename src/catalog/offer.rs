@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use serde::Deserialize;
 
-use crate::mcp::{Annotations, Era};
+use crate::mcp::{Annotations, Era, Listed};
 
 /// Longer ones are no revisions, and a server speaks no more than so many.
 const REVISION_BYTES_MAX: usize = 32;
@@ -47,6 +47,28 @@ impl Kind {
             Self::Prompts => "prompts/list",
             Self::Resources => "resources/list",
             Self::Templates => "resources/templates/list",
+        }
+    }
+}
+
+impl From<Listed> for Kind {
+    fn from(listed: Listed) -> Self {
+        match listed {
+            Listed::Tool => Self::Tools,
+            Listed::Prompt => Self::Prompts,
+            Listed::Resource => Self::Resources,
+            Listed::Template => Self::Templates,
+        }
+    }
+}
+
+impl From<Kind> for Listed {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Tools => Self::Tool,
+            Kind::Prompts => Self::Prompt,
+            Kind::Resources => Self::Resource,
+            Kind::Templates => Self::Template,
         }
     }
 }

@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::param_headers;
+use super::splices::json_text;
 use super::uris::shown_uri;
 use crate::catalog::{Definition, Kind};
 use crate::config::Override;
@@ -104,11 +105,11 @@ pub(super) fn shown(
     };
     let named = named.ok_or(Unfit::Ambiguous)?;
     if *name != *definition.name {
-        edits.replace(named, quoted(name));
+        edits.replace(named, json_text(name));
     }
     if let Some(instead) = instead {
-        edits.put("title", wire.title, instead.title.as_deref().map(quoted));
-        edits.put("description", wire.description, instead.description.as_deref().map(quoted));
+        edits.put("title", wire.title, instead.title.as_deref().map(json_text));
+        edits.put("description", wire.description, instead.description.as_deref().map(json_text));
         edits.put("annotations", wire.annotations, annotations(wire.annotations, instead));
     }
     if has_pages {
@@ -131,7 +132,7 @@ impl<'d> Edits<'d> {
         match (before, value) {
             (Some(before), Some(value)) => self.replace(before, value),
             (None, Some(value)) => {
-                self.added.extend(quoted(key));
+                self.added.extend(json_text(key));
                 self.added.push(b':');
                 self.added.extend(value);
                 self.added.push(b',');
@@ -147,7 +148,7 @@ impl<'d> Edits<'d> {
         let in_ui = ui.and_then(|ui| serde_json::from_str::<WireUi<'_>>(ui.get()).ok());
         for page in [page, in_ui.and_then(|ui| ui.page)].into_iter().flatten() {
             if let Ok(own) = serde_json::from_str::<String>(page.get()) {
-                self.replace(page, quoted(&shown_uri(uri_prefix, &own)));
+                self.replace(page, json_text(&shown_uri(uri_prefix, &own)));
             }
         }
     }
@@ -187,11 +188,6 @@ fn annotations(before: Option<&RawValue>, instead: &Override) -> Option<Vec<u8>>
         annotations.insert("title".to_owned(), title.as_str().into());
     }
     serde_json::to_vec(&annotations).ok()
-}
-
-/// A text as JSON writes it.
-pub(super) fn quoted(text: &str) -> Vec<u8> {
-    serde_json::Value::from(text).to_string().into_bytes()
 }
 
 /// How deep objects and lists stand in each other; the text is JSON.

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 
 use super::cursor::{BadCursor, Cursor, SealCursors, short};
-use super::definition::quoted;
 use super::member::Presence;
+use super::splices::json_text;
 use super::table::Names;
 use super::{Federation, Merged};
 use crate::catalog::{Audience, Kind, Offer};
@@ -136,7 +136,7 @@ impl Federation {
         });
         if let Some(cursor) = cursor {
             result.extend_from_slice(br#","nextCursor":"#);
-            result.extend(quoted(&cursor));
+            result.extend(json_text(&cursor));
         }
         self.close_meta(result, ask.era, presences);
         result.push(b'}');

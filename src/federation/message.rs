@@ -5,6 +5,7 @@ use std::borrow::Cow;
 
 use super::holder::Holder;
 use super::splices::json_text;
+use super::uris::{UI, shown_uri};
 use crate::mcp::{EditScan, Rewrite, Sought, Subject, Unfit, edited};
 
 /// The way of the messages of one exchange, from one server to one client.
@@ -92,19 +93,13 @@ impl Passage<'_> {
     /// A URI with its prefix, which stands before its scheme, or after that of MCP Apps: hosts look
     /// at it.
     fn uri(&self, literal: &str) -> Result<Vec<u8>, Unfit> {
-        const UI: &str = "ui://";
         let inner = literal.get(1..literal.len() - 1).unwrap_or_default();
         let start = inner.as_bytes();
         // Without an escape where it begins it can be given its prefix as it stands.
         if !start.iter().take(UI.len()).any(|byte| *byte == b'\\') {
-            let at = if inner.starts_with(UI) { UI.len() } else { 0 };
-            let (before, after) = inner.split_at(at);
-            return Ok(["\"", before, self.uri_prefix, after, "\""].concat().into_bytes());
+            return Ok(quoted(&shown_uri(self.uri_prefix, inner)));
         }
-        let own = decoded(literal)?;
-        let at = if own.starts_with(UI) { UI.len() } else { 0 };
-        let (before, after) = own.split_at(at);
-        Ok(json_text(&[before, self.uri_prefix, after].concat()))
+        Ok(json_text(&shown_uri(self.uri_prefix, &decoded(literal)?)))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 /// What MCP Apps call their pages by.
-const UI: &str = "ui://";
+pub(super) const UI: &str = "ui://";
 
 /// A server's own URI, or URI template, as clients see it.
 pub fn shown_uri<'u>(prefix: &str, own: &'u str) -> Cow<'u, str> {

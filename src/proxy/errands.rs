@@ -288,12 +288,7 @@ fn list(
         now: SystemTime::now(),
         now_ms: now_ms(),
     };
-    let listed = match kind {
-        catalog::Kind::Tools => Listed::Tool,
-        catalog::Kind::Prompts => Listed::Prompt,
-        catalog::Kind::Resources => Listed::Resource,
-        catalog::Kind::Templates => Listed::Template,
-    };
+    let listed = Listed::from(kind);
     let shows =
         |member: usize, _, own: &str, annotations: &mcp::Annotations| match listings.get(member) {
             Some(Some((_, true))) => true,

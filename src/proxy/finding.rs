@@ -168,12 +168,7 @@ fn named<'c>(call: &'c Call<'_>) -> Option<(catalog::Kind, &'c Text<'c>)> {
 /// What the gateway does itself, if it is that.
 fn what(federation: &Federation, call: &Call<'_>) -> Option<What> {
     if let Some(listed) = Listed::of_method(call.method()) {
-        return Some(What::List(match listed {
-            Listed::Tool => catalog::Kind::Tools,
-            Listed::Prompt => catalog::Kind::Prompts,
-            Listed::Resource => catalog::Kind::Resources,
-            Listed::Template => catalog::Kind::Templates,
-        }));
+        return Some(What::List(listed.into()));
     }
     match call.method() {
         "initialize" => Some(What::OpensSession),

@@ -94,12 +94,7 @@ fn learn(ctx: &Context, answer: &[u8]) {
     if !is_per_caller {
         return;
     }
-    let asked = Listed::of_method(&ctx.record.method).map(|listed| match listed {
-        Listed::Tool => Kind::Tools,
-        Listed::Prompt => Kind::Prompts,
-        Listed::Resource => Kind::Resources,
-        Listed::Template => Kind::Templates,
-    });
+    let asked = Listed::of_method(&ctx.record.method).map(Kind::from);
     // A list that comes again on the stream of a session does not say what was asked for: what it is
     // shows when it is read.
     for kind in Kind::ALL.into_iter().filter(|kind| asked.is_none_or(|asked| asked == *kind)) {
