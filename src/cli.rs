@@ -183,6 +183,9 @@ fn check(path: &Path) -> ExitCode {
         Ok(settings) => {
             let (servers, routes) = (settings.servers.len(), settings.routes.len());
             println!("{} is good (servers: {servers}, routes: {routes})", path.display());
+            if let Some(note) = settings.unshared() {
+                println!("note: {note}");
+            }
             ExitCode::SUCCESS
         }
         Err(problems) => bad_configuration(&problems),

@@ -129,6 +129,7 @@
 //! | [`config`] | what is wanted? YAML becomes checked settings, or every problem in it is listed |
 //! | [`telemetry`] | how is the gateway doing? Metrics, the request log, the list of reasons |
 //! | [`outbound`] | the gateway's own HTTP requests: limits of time, size and address |
+//! | [`shared`] | what replicas of the gateway share: in memory by default, Redis or Valkey when configured |
 //! | [`identity`] | who is calling? |
 //! | [`limits`] | how much? Calls in a time, calls at once |
 //! | [`upstream`] | where does a call go? Pools, endpoints, the choice, and the servers' credentials (`servers` in YAML) |
@@ -174,6 +175,7 @@ pub mod mcp;
 pub mod config;
 pub mod telemetry;
 pub mod outbound;
+pub mod shared;
 pub mod identity;
 pub mod limits;
 pub mod upstream;

@@ -226,7 +226,7 @@ async fn keep_record(shared: &Shared, mut rotate: Signal) {
 fn share(settings: &Settings, lifecycle: &Arc<Lifecycle>) -> io::Result<Shared> {
     let telemetry = &settings.telemetry;
     let metrics = Arc::new(Metrics::new(telemetry.callers_max, telemetry.tools_max));
-    let lasting = Lasting::new(&metrics)?;
+    let lasting = Lasting::new(settings, &metrics)?;
     lasting.catalog.pins().open(&settings.state_dir.join("pins.json"));
     let snapshot = Snapshot::new(settings, &lasting)?;
     let format = match telemetry.requests {
@@ -320,7 +320,8 @@ fn operation(
 }
 
 fn probes(shared: &Arc<Shared>, guard: Guard) -> Probes {
-    Probes::new(Arc::clone(shared.metrics()), Arc::clone(shared.lifecycle()), guard)
+    let store = Arc::clone(shared.store());
+    Probes::new(Arc::clone(shared.metrics()), Arc::clone(shared.lifecycle()), store, guard)
 }
 
 /// A plain listener with a thread of its own, so that it answers when the workers are busy, and

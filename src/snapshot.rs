@@ -13,7 +13,8 @@ use crate::outbound::Outbound;
 use crate::policy::{self, Combinations, Policy};
 use crate::routes::Routes;
 use crate::sessions::{KeyFile, Rules, Seal, Sealing, Table, View, generated_key, seconds};
-use crate::telemetry::Metrics;
+use crate::shared::Store;
+use crate::telemetry::{Metrics, instance};
 use crate::upstream::{self, Fleet, Pool, now_ms};
 
 /// What outlives every configuration.
@@ -30,13 +31,22 @@ pub struct Lasting {
     pub marks: Arc<policy::State>,
     /// What limits have counted.
     pub limits: Arc<limits::State>,
+    /// What all replicas have in common.
+    pub store: Arc<Store>,
     /// The metrics of the process.
     pub metrics: Arc<Metrics>,
 }
 
 impl Lasting {
     /// At the start of a process: nothing is known yet.
-    pub fn new(metrics: &Arc<Metrics>) -> io::Result<Self> {
+    pub fn new(settings: &Settings, metrics: &Arc<Metrics>) -> io::Result<Self> {
+        let store = match &settings.shared {
+            Some(shared) => {
+                let secrets = settings.sessions.keys.iter().map(|key| key.expose().as_bytes());
+                Store::new(shared, secrets, &instance(), metrics.shared.clone())?
+            }
+            None => Store::alone(),
+        };
         let outbound = Outbound::new(None).map_err(io::Error::other)?;
         Ok(Self {
             fleet: Arc::new(Fleet::new()),
@@ -45,6 +55,7 @@ impl Lasting {
             authorities: Arc::new(Authorities::new(outbound, Arc::clone(metrics))),
             marks: Arc::default(),
             limits: Arc::default(),
+            store: Arc::new(store),
             metrics: Arc::clone(metrics),
         })
     }
@@ -86,7 +97,8 @@ impl Snapshot {
     /// Builds everything a request needs. Fails only where the machine does: the settings are
     /// checked already.
     pub fn new(settings: &Settings, lasting: &Lasting) -> io::Result<Self> {
-        let Lasting { fleet, sessions, catalog, authorities, marks: _, limits, metrics } = lasting;
+        let Lasting { fleet, sessions, catalog, authorities, marks: _, limits, store: _, metrics } =
+            lasting;
         let pools = fleet.prepare(&settings.servers, now_ms());
         upstream::resolve_now(&pools);
         let servers = || settings.servers.iter().map(|server| server.name.as_str());

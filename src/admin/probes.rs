@@ -9,6 +9,7 @@ use pingora::apps::http_app::ServeHttp;
 use pingora::protocols::http::ServerSession;
 
 use crate::lifecycle::Lifecycle;
+use crate::shared::{Standing, Store};
 use crate::telemetry::Metrics;
 
 /// Who may ask.
@@ -24,13 +25,19 @@ pub enum Guard {
 pub struct Probes {
     metrics: Arc<Metrics>,
     lifecycle: Arc<Lifecycle>,
+    store: Arc<Store>,
     guard: Guard,
 }
 
 impl Probes {
     /// Probes of this process.
-    pub fn new(metrics: Arc<Metrics>, lifecycle: Arc<Lifecycle>, guard: Guard) -> Self {
-        Self { metrics, lifecycle, guard }
+    pub fn new(
+        metrics: Arc<Metrics>,
+        lifecycle: Arc<Lifecycle>,
+        store: Arc<Store>,
+        guard: Guard,
+    ) -> Self {
+        Self { metrics, lifecycle, store, guard }
     }
 
     fn answer(&self, method: &Method, path: &str, host: &str) -> (StatusCode, Vec<u8>) {
@@ -45,9 +52,18 @@ impl Probes {
             "/ready" if !self.lifecycle.is_ready() => {
                 (StatusCode::SERVICE_UNAVAILABLE, b"stopping\n".to_vec())
             }
-            "/ready" => (StatusCode::OK, b"ready\n".to_vec()),
+            "/ready" => self.ready(),
             "/metrics" => (StatusCode::OK, self.metrics.render()),
             _ => (StatusCode::NOT_FOUND, b"not found\n".to_vec()),
+        }
+    }
+
+    /// A gateway serves without its store too, but not before it knows whether it has one.
+    fn ready(&self) -> (StatusCode, Vec<u8>) {
+        match self.store.standing() {
+            Standing::Alone => (StatusCode::OK, b"ready\n".to_vec()),
+            Standing::Starting => (StatusCode::SERVICE_UNAVAILABLE, b"starting\n".to_vec()),
+            standing => (StatusCode::OK, format!("ready\nshared store: {standing}\n").into_bytes()),
         }
     }
 }
@@ -97,11 +113,16 @@ mod tests {
         assert!(String::from_utf8_lossy(&body).contains(text), "{path}");
     }
 
+    fn probes_of(metrics: &Arc<Metrics>, lifecycle: &Arc<Lifecycle>, guard: Guard) -> Probes {
+        let store = Arc::new(Store::alone());
+        Probes::new(Arc::clone(metrics), Arc::clone(lifecycle), store, guard)
+    }
+
     #[tokio::test]
     async fn probes_say_live_ready_and_metrics() {
         let lifecycle = Lifecycle::new();
         let metrics = Arc::new(Metrics::new(1, 1));
-        let probes = Probes::new(Arc::clone(&metrics), Arc::clone(&lifecycle), Guard::None);
+        let probes = probes_of(&metrics, &lifecycle, Guard::None);
         check(&probes, "/live", "10.0.0.1:9900", 200, "live");
         check(&probes, "/ready", "", 200, "ready");
         check(&probes, "/metrics", "", 200, "toolgate_connections_open 0");
@@ -115,7 +136,7 @@ mod tests {
     #[test]
     fn the_admin_listener_serves_only_loopback_hosts() {
         let metrics = Arc::new(Metrics::new(1, 1));
-        let probes = Probes::new(metrics, Lifecycle::new(), Guard::LoopbackHost);
+        let probes = probes_of(&metrics, &Lifecycle::new(), Guard::LoopbackHost);
         for host in ["localhost:9901", "127.0.0.1:9901", "[::1]:9901", "127.0.0.1"] {
             check(&probes, "/live", host, 200, "live");
         }

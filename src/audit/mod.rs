@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, bounded};
 
 use crate::config::{self, AuditSink};
-use crate::telemetry::AuditMetrics;
+use crate::telemetry::{AuditMetrics, instance};
 use file::LineFile;
 use line::Chain;
 use otlp::Collector;
@@ -144,13 +144,4 @@ fn open(settings: &AuditSink) -> Result<Box<dyn Sink>, CannotWrite> {
         }
     };
     opened.map_err(|error| CannotWrite { sink, error })
-}
-
-/// Which process this is, for people: machine and process number. What tells chains apart is their id.
-fn instance() -> String {
-    let host = std::fs::read_to_string("/proc/sys/kernel/hostname")
-        .ok()
-        .or_else(|| std::env::var("HOSTNAME").ok())
-        .unwrap_or_default();
-    format!("{}/{}", host.trim(), std::process::id())
 }

@@ -40,6 +40,7 @@ impl Settings {
                 self.runtime.connection_age_max != newer.runtime.connection_age_max,
             ),
             ("runtime.grace", self.runtime.grace != newer.runtime.grace),
+            ("shared", self.shared != newer.shared),
             ("state_dir", self.state_dir != newer.state_dir),
             (
                 "audit.sinks",

@@ -16,6 +16,7 @@ mod admin;
 mod cpu_quota;
 mod runtime;
 mod sessions;
+mod shared;
 mod endpoints;
 mod discovery;
 mod balance;
@@ -80,6 +81,7 @@ pub use scalars::duration;
 pub use secret::Secret;
 pub use servers::{Protocol, Server, Timeouts};
 pub use sessions::{Reap, Sessions};
+pub use shared::{Shared, Topology, WhenAway};
 pub use telemetry::{RequestLog, Telemetry};
 pub use tokens::{Algorithm, Introspection, Jwks, Jwt, KeySource, Meaning, TokenType};
 pub use url::Scheme;
@@ -104,6 +106,8 @@ pub struct Settings {
     pub state_dir: PathBuf,
     /// How MCP sessions are sealed, and when they end.
     pub sessions: Sessions,
+    /// The store that replicas share, if there is one.
+    pub shared: Option<Shared>,
     /// How the gateway knows what the servers offer.
     pub catalog: Catalog,
     /// The MCP servers, in the order of the files; at least one.
@@ -122,6 +126,29 @@ pub struct Settings {
     pub telemetry: Telemetry,
     /// The texts the settings came from, so that an engine's fault can show its line.
     pub sources: Arc<Sources>,
+}
+
+impl Settings {
+    /// What replicas of this gateway would not have in common although they are likely: keys of
+    /// sessions are only of use to several.
+    #[must_use]
+    pub fn unshared(&self) -> Option<String> {
+        if self.sessions.keys.is_empty() || self.shared.is_some() {
+            return None;
+        }
+        let parts = [
+            (!self.limits.is_empty(), "limits"),
+            (!self.policy.combinations.is_empty(), "what combination rules remember"),
+            (true, "moves and last use of sessions"),
+            (self.admin.is_some(), "registrations, drains and approvals"),
+        ];
+        let parts: Vec<&str> =
+            parts.into_iter().filter(|(has, _)| *has).map(|(_, part)| part).collect();
+        Some(format!(
+            "sessions.keys are set, so several replicas are likely, but there is no `shared` store: each has its own {}",
+            parts.join(", ")
+        ))
+    }
 }
 
 /// Reads a file with everything it includes and every secret file it names.

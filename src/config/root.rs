@@ -23,6 +23,7 @@ use super::runtime::{Runtime, RuntimeText};
 use super::servers::{self, ServerText};
 use super::sessions::{Sessions, SessionsText};
 use super::shape::{At, Entries, Field, shape};
+use super::shared::{Shared, SharedText};
 use super::telemetry::{Telemetry, TelemetryText};
 use super::tree::compose;
 
@@ -48,6 +49,8 @@ shape! {
         optional state_dir: PathBuf,
         /// How MCP sessions are sealed, and when they end.
         optional sessions: SessionsText,
+        /// What replicas of the gateway have in common, and the store that keeps it; without it each replica is alone.
+        optional shared: SharedText,
         /// Whether and how often servers are asked what they offer.
         optional catalog: CatalogText,
         /// The MCP servers by name.
@@ -125,6 +128,7 @@ impl RootText {
             runtime,
             state_dir,
             sessions,
+            shared,
             catalog,
             servers,
             routes,
@@ -135,13 +139,13 @@ impl RootText {
             telemetry,
         } = self;
         let start = Place::start(source);
+        let (sessions, shared) = check_sessions(sessions, shared, reading);
         let listeners = check_listeners(start, listen, listeners, reading);
         let health = health.value().and_then(HealthListenerText::check);
         let registration = Registration::new(&admin);
         let admin = admin.value().and_then(|admin| admin.check(reading));
         let others = [health.as_ref(), admin.as_ref().map(|(listen, _)| listen)];
         note_shared_addresses(&listeners, others, reading);
-
         let included = include::read_all(files.main, include, reading);
         let registered = files
             .registered
@@ -149,8 +153,7 @@ impl RootText {
         let mut all = Merged::new(servers, routes, included, registered);
         // The main file's come first, as everywhere.
         all.policies.splice(0..0, policy.value());
-        let names = all.servers.0.iter().map(|(name, _)| name.value.clone()).collect();
-        let names = ServerNames::new(names, all.completeness);
+        let names = all.names();
         all.note_nothing(start, reading);
         let catalog = catalog.value().map_or_else(Catalog::default, CatalogText::check);
         let servers = servers::check(all.servers, &registration, &catalog.servers, reading);
@@ -177,9 +180,8 @@ impl RootText {
             health: health.map(|health| health.value),
             admin: admin.map(|(_, admin)| admin),
             state_dir: state_dir.or(PathBuf::from(STATE_DIR)),
-            sessions: sessions
-                .value()
-                .map_or_else(Sessions::default, |sessions| sessions.check(reading)),
+            sessions,
+            shared,
             catalog,
             servers,
             routes,
@@ -239,6 +241,11 @@ impl Merged {
         merged
     }
 
+    fn names(&self) -> ServerNames {
+        let names = self.servers.0.iter().map(|(name, _)| name.value.clone()).collect();
+        ServerNames::new(names, self.completeness)
+    }
+
     /// A gateway without any server or route could answer nothing.
     fn note_nothing(&self, start: Place, reading: &mut Reading<'_>) {
         if self.completeness == Completeness::Partial {
@@ -261,6 +268,23 @@ impl Merged {
         self.servers.0.extend(servers.value().into_iter().flat_map(|servers| servers.0));
         self.routes.extend(routes.value().into_iter().flatten());
     }
+}
+
+/// What is shared needs the keys of sessions, wherever in the file they stand.
+fn check_sessions(
+    sessions: Field<SessionsText>,
+    shared: Field<SharedText>,
+    reading: &mut Reading<'_>,
+) -> (Sessions, Option<Shared>) {
+    let sessions = match sessions {
+        Field::Absent => Some(Sessions::default()),
+        Field::Faulty => None,
+        Field::Given(sessions) => Some(sessions.value.check(reading)),
+    };
+    let check =
+        |At { head, value, .. }: At<SharedText>| value.check(head, sessions.as_ref(), reading);
+    let shared = shared.given().and_then(check);
+    (sessions.unwrap_or_default(), shared)
 }
 
 fn check_listeners(

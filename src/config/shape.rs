@@ -215,7 +215,7 @@ fn unknown_key(key: &Key, value: &Node, known: &[&str], reading: &mut Reading<'_
     let meant = renamed.map(|(_, new)| *new).or_else(|| nearest(text, known.iter().copied()));
     // Under a name nobody knows there may be a secret.
     if meant.is_none_or(|meant| {
-        matches!(meant, "keys" | "sha256" | "tokens" | "value" | "client_secret")
+        matches!(meant, "keys" | "sha256" | "tokens" | "value" | "client_secret" | "redis")
     }) {
         hide(value, reading);
     }

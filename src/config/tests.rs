@@ -16,6 +16,7 @@ mod immovable;
 mod keys;
 mod policy_keys;
 mod server_keys;
+mod shared_keys;
 mod shown;
 
 use serde_json::Value;

@@ -59,6 +59,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, Session};
 
 use crate::audit::Audit;
 use crate::lifecycle::Lifecycle;
+use crate::shared::Store;
 use crate::snapshot::{Lasting, Snapshot};
 use crate::telemetry::{Metrics, Reason, Repeats, RequestLog};
 use crate::upstream::{Fleet, now_ms};
@@ -132,6 +133,11 @@ impl Shared {
     /// What outlives every configuration.
     pub fn lasting(&self) -> &Lasting {
         &self.lasting
+    }
+
+    /// What all replicas have in common.
+    pub fn store(&self) -> &Arc<Store> {
+        &self.lasting.store
     }
 
     /// Every server and its endpoints.

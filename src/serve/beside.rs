@@ -27,7 +27,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 pub(super) fn beside(
     shared: &Arc<Shared>,
     housekeeping: Housekeeping,
-) -> [Box<dyn ServiceWithDependents>; 4] {
+) -> [Box<dyn ServiceWithDependents>; 5] {
     let mut housekeeping = background_service("housekeeping", housekeeping);
     housekeeping.threads = Some(1);
     let mut sessions = background_service("sessions", SessionKeeping(Arc::clone(shared)));
@@ -36,7 +36,30 @@ pub(super) fn beside(
     keys.threads = Some(1);
     let mut catalog = background_service("catalog", CatalogKeeping(Arc::clone(shared)));
     catalog.threads = Some(1);
-    [Box::new(housekeeping), Box::new(sessions), Box::new(keys), Box::new(catalog)]
+    let mut replicas = background_service("replicas", ReplicaKeeping(Arc::clone(shared)));
+    replicas.threads = Some(1);
+    [
+        Box::new(housekeeping),
+        Box::new(sessions),
+        Box::new(keys),
+        Box::new(catalog),
+        Box::new(replicas),
+    ]
+}
+
+/// Keeps in step with the other replicas.
+struct ReplicaKeeping(Arc<Shared>);
+
+#[async_trait]
+impl BackgroundService for ReplicaKeeping {
+    async fn start(&self, mut shutdown: ShutdownWatch) {
+        let shared = &self.0;
+        let end = async move {
+            // Calls ask until the last connection ends.
+            drop(shutdown.changed().await);
+        };
+        shared.store().keep(end).await;
+    }
 }
 
 /// Keeps the keys of those who issue tokens.

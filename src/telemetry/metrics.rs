@@ -17,6 +17,7 @@ use super::routes::RouteFamilies;
 use super::{
     AuditMetrics, CatalogMetrics, CredentialMetrics, DefinitionMetrics, EndpointMetrics,
     IdentityMetrics, LimitMetrics, PolicyMetrics, Reason, RouteMetrics, SessionMetrics,
+    SharedMetrics,
 };
 use crate::mcp::well_known;
 
@@ -91,6 +92,8 @@ pub struct Metrics {
     pub identity: IdentityMetrics,
     /// Legacy sessions.
     pub sessions: SessionMetrics,
+    /// The store that replicas share.
+    pub shared: SharedMetrics,
     /// The record of what happened.
     pub audit: AuditMetrics,
     /// Credentials of servers.
@@ -188,6 +191,7 @@ impl Metrics {
             streams: gauge(&registry, "toolgate_streams_open", "Long-lived streams open now."),
             identity: IdentityMetrics::new(&registry),
             sessions: SessionMetrics::new(&registry),
+            shared: SharedMetrics::new(&registry),
             credentials: CredentialMetrics::new(&registry),
             ejections: counters(
                 &registry,

@@ -26,6 +26,7 @@ mod moves;
 mod policy;
 mod policy_calls;
 mod reload;
+mod replicas;
 mod servers;
 mod sessions;
 mod stopping;

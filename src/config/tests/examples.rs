@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::schema_paths;
 use crate::config::reading::Reading;
 use crate::config::tree::{Kind, Node, compose};
-use crate::config::{Anonymous, Audit, Settings, Target, load, parse, schema};
+use crate::config::{Anonymous, Audit, Sessions, Settings, Shared, Target, load, parse, schema};
 
 const FULL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/conf/full.yaml");
 const MINIMAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/conf/minimal.yaml");
@@ -89,7 +89,13 @@ fn full_states_the_real_defaults() {
     assert_eq!(stated.limits, by_default.limits);
     assert_eq!(full.runtime, minimal.runtime);
     assert_eq!(full.state_dir, minimal.state_dir);
-    assert_eq!(full.sessions, minimal.sessions);
+    let keys = full.sessions.keys.clone();
+    assert_eq!(full.sessions, Sessions { keys, ..minimal.sessions });
+    let least = "listen: 127.0.0.1:1\nsessions: { keys: [kkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkk] }\nshared: { redis: redis://a }\nservers: { a: { endpoints: [http://a/] } }\nroutes: [{ path: /, server: a }]\n";
+    let by_default = parse(least, "least", &|_| None).unwrap().shared.unwrap();
+    let stated = full.shared.unwrap();
+    let Shared { redis, ca, place, .. } = stated.clone();
+    assert_eq!(stated, Shared { redis, ca, place, ..by_default });
     let (by_default, stated) = (&minimal.servers[0], &full.servers[0]);
     assert_eq!(stated.balance, by_default.balance);
     assert_eq!(stated.on_endpoint_loss, by_default.on_endpoint_loss);

@@ -8,6 +8,7 @@ use super::federation_keys::FEDERATION;
 use super::identity_keys::IDENTITY;
 use super::policy_keys::POLICY;
 use super::server_keys::SERVERS;
+use super::shared_keys::SHARED;
 use super::{completed, environment, schema_paths};
 use crate::config::tests::directory::TestDirectory;
 use crate::config::{
@@ -425,6 +426,7 @@ fn every_key_does_what_it_says() {
         PROCESS,
         SESSIONS,
         CATALOG,
+        SHARED,
         SERVERS,
         CREDENTIALS,
         ROUTES_AND_IDENTITY,

@@ -1,0 +1,131 @@
+//! A real redis-server as a child process: stopped, frozen, brought back and killed as tests like.
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use redis::{Client, Connection};
+
+use super::gateway::free_address;
+
+const START_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A running store.
+pub(crate) struct Store {
+    child: Child,
+    port: u16,
+    arguments: Vec<String>,
+}
+
+impl Store {
+    /// A store without anything in it, which keeps nothing on disk.
+    pub(crate) fn start() -> Self {
+        Self::with(&[])
+    }
+
+    /// The same with further arguments of `redis-server`.
+    pub(crate) fn with(arguments: &[&str]) -> Self {
+        let port = free_address().port();
+        let arguments: Vec<String> = arguments.iter().map(|text| (*text).to_owned()).collect();
+        let store = Self { child: spawn(port, &arguments), port, arguments };
+        store.wait_until_there();
+        store
+    }
+
+    /// A cluster of one node, which refuses whatever spans two slots.
+    pub(crate) fn cluster() -> Self {
+        let store = Self::with(&["--cluster-enabled", "yes", "--cluster-config-file", "/dev/null"]);
+        let mut connection = store.connection();
+        let given: String = redis::cmd("CLUSTER")
+            .arg(&["ADDSLOTSRANGE", "0", "16383"])
+            .query(&mut connection)
+            .expect("all slots");
+        assert_eq!(given, "OK");
+        let started = Instant::now();
+        loop {
+            let told: String =
+                redis::cmd("CLUSTER").arg("INFO").query(&mut connection).expect("told");
+            if told.contains("cluster_state:ok") {
+                return store;
+            }
+            assert!(started.elapsed() < START_TIMEOUT, "{told}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Where it is, as the configuration names it.
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// The sections of the configuration that make gateways share it. What is shared waits long here,
+    /// because the machine that tests is busy.
+    pub(crate) fn sections(&self) -> String {
+        self.sections_with("wait: 1s")
+    }
+
+    /// The same with further keys.
+    pub(crate) fn sections_with(&self, more: &str) -> String {
+        format!(
+            "sessions: {{ keys: [replicas-of-tests-have-this-in-common] }}\nshared: {{ redis: \"{}\", {more} }}\n",
+            self.url()
+        )
+    }
+
+    /// A connection of the test's own.
+    pub(crate) fn connection(&self) -> Connection {
+        Client::open(self.url()).expect("an address").get_connection().expect("the store")
+    }
+
+    /// Freezes the process (`STOP`), wakes it (`CONT`).
+    pub(crate) fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &id]).status().expect("kill");
+        assert!(sent.success(), "{name} to {id}");
+    }
+
+    /// Takes it away with all that is in it.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("killed");
+        self.child.wait().expect("gone");
+    }
+
+    /// Brings it back, empty.
+    pub(crate) fn start_again(&mut self) {
+        self.child = spawn(self.port, &self.arguments);
+        self.wait_until_there();
+    }
+
+    fn wait_until_there(&self) {
+        let client = Client::open(self.url()).expect("an address");
+        let started = Instant::now();
+        let is_there = || {
+            let connection = client.get_connection_with_timeout(Duration::from_secs(1));
+            connection.is_ok_and(|mut connection| {
+                redis::cmd("PING").query::<String>(&mut connection).is_ok()
+            })
+        };
+        while !is_there() {
+            assert!(started.elapsed() < START_TIMEOUT, "redis-server did not come up");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn spawn(port: u16, arguments: &[String]) -> Child {
+    Command::new("redis-server")
+        .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+        .args(["--save", "", "--appendonly", "no", "--dir", "/tmp"])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("redis-server is installed")
+}
