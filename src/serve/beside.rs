@@ -58,7 +58,13 @@ impl BackgroundService for ReplicaKeeping {
             // Calls ask until the last connection ends.
             drop(shutdown.changed().await);
         };
-        shared.store().keep(end).await;
+        let following = async {
+            tokio::join!(shared.lasting().marks.share());
+        };
+        tokio::select! {
+            () = shared.store().keep(end) => {}
+            () = following => {}
+        }
     }
 }
 
