@@ -11,7 +11,7 @@ use super::registrations::{KeptEndpoint, Servers};
 use super::revocations;
 use crate::config;
 use crate::identity::KeyState;
-use crate::shared::{Away, Board, Fields, Steps, Store, Topic};
+use crate::shared::{Away, Board, Fields, Steps, Store, Topic, slim};
 use crate::upstream::{Change, Fleet, Registered, Source, id_of, now_ms};
 
 /// How soon a change here is on its way to the others.
@@ -98,9 +98,12 @@ impl Sharing {
             if wanted.is_empty() {
                 continue;
             }
-            let refused = blocking(api, move |api| take_over(api, topic, clock, wanted)).await;
-            for (field, value) in refused.unwrap_or_default() {
-                board.refuse(field, value);
+            let took = blocking(api, move |api| take_over(api, topic, clock, wanted)).await;
+            for Took { field, value, is_refused } in took.unwrap_or_default() {
+                match is_refused {
+                    false => board.taken(field, value),
+                    true => board.refuse(field, value),
+                }
             }
         }
         Ok(())
@@ -185,14 +188,24 @@ fn drains(fleet: &Fleet, clock: StoreClock) -> Fields {
     fields
 }
 
-/// Takes over what another replica has changed; what could not be is told.
-fn take_over(api: &Api, topic: Topic, clock: StoreClock, wanted: Fields) -> Fields {
-    let mut refused = Fields::new();
+/// What became of a change of another replica.
+struct Took {
+    field: String,
+    value: Value,
+    is_refused: bool,
+}
+
+/// Takes over what another replica has changed.
+fn take_over(api: &Api, topic: Topic, clock: StoreClock, wanted: Fields) -> Vec<Took> {
+    let mut took = Vec::new();
     // Servers first: endpoints are theirs.
-    let (servers, others): (Fields, Fields) =
-        wanted.into_iter().partition(|(field, _)| field.starts_with("servers/"));
-    if topic == Topic::Registrations && !servers.is_empty() && !take_servers(api, &servers) {
-        refused.extend(servers);
+    let (servers, others): (Fields, Fields) = wanted
+        .into_iter()
+        .partition(|(field, _)| topic == Topic::Registrations && field.starts_with("servers/"));
+    if !servers.is_empty() {
+        let is_refused = !take_servers(api, &servers);
+        let each = servers.into_iter().map(|(field, value)| Took { field, value, is_refused });
+        took.extend(each);
     }
     for (field, value) in others {
         let taken = match topic {
@@ -202,20 +215,21 @@ fn take_over(api: &Api, topic: Topic, clock: StoreClock, wanted: Fields) -> Fiel
             Topic::Revocations => take_revocation(api, &field, &value),
             Topic::Sessions => None,
         };
-        if taken.is_some() {
-            let is_removed = value.is_null();
-            tracing::info!(topic = topic.field(), field, is_removed, "changed by another replica");
-        } else {
+        let is_refused = taken.is_none();
+        if is_refused {
             tracing::warn!(
                 topic = topic.field(),
                 field,
                 "a change of another replica does not fit here"
             );
-            let digest = value.get("digest").cloned();
-            refused.insert(field, digest.map_or(value, |digest| json!({ "digest": digest })));
+        } else {
+            let is_removed = value.is_null();
+            tracing::info!(topic = topic.field(), field, is_removed, "changed by another replica");
         }
+        let value = slim(value, is_kept);
+        took.push(Took { field, value, is_refused });
     }
-    refused
+    took
 }
 
 fn take_servers(api: &Api, changed: &Fields) -> bool {

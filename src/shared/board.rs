@@ -158,6 +158,11 @@ impl Board {
         self.refused.clear();
     }
 
+    /// What was taken over: from now on a change of it is this replica's.
+    pub fn taken(&mut self, field: String, value: Value) {
+        self.agreed.insert(field, value);
+    }
+
     /// What was to be taken over and could not be. It is tried again when it changes.
     pub fn refuse(&mut self, field: String, value: Value) {
         self.refused.insert(field, value);
@@ -212,7 +217,7 @@ fn until(value: &Value) -> Option<u64> {
 }
 
 /// The value without the members that are only read when they are needed.
-fn slim(mut value: Value, is_kept: fn(&str) -> bool) -> Value {
+pub fn slim(mut value: Value, is_kept: fn(&str) -> bool) -> Value {
     if let Value::Object(members) = &mut value {
         members.retain(|name, _| is_kept(name));
     }

@@ -14,7 +14,7 @@ mod name;
 mod sealed;
 
 pub use ask::Ask;
-pub use board::{Board, Fields, Steps};
+pub use board::{Board, Fields, Steps, slim};
 pub use fleet::{Heard, Topic};
 pub use link::{Away, Standing, Store};
 pub use name::{Name, digest};
