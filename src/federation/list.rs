@@ -150,9 +150,7 @@ impl Federation {
                 Presence::Kept(because) => ("kept", because),
                 Presence::LeftOut(because) => ("left_out", because),
             };
-            // Names of servers hold no character that JSON would escape.
-            let name = &member.name;
-            Some(format!(r#"{{"name":"{name}","list":"{list}","because":"{because}"}}"#))
+            Some(named(&member.name, list, because))
         });
         let odd: Vec<String> = odd.collect();
         if era == Era::Legacy && odd.is_empty() {
@@ -218,6 +216,12 @@ impl Merged {
             false => asked,
         }
     }
+}
+
+/// A server in `_meta`, how it is listed, and why so.
+pub(super) fn named(server: &str, list: &str, because: &str) -> String {
+    // Names of servers hold no character that JSON would escape.
+    format!(r#"{{"name":"{server}","list":"{list}","because":"{because}"}}"#)
 }
 
 /// What a modern result says of how long and for whom it may be kept.

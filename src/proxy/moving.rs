@@ -364,7 +364,7 @@ impl Gateway {
         let initialize = json!({
             "jsonrpc": "2.0", "id": "toolgate-1", "method": "initialize", "params": opening,
         });
-        let Said { head, answer } = say(None, None, initialize).await?;
+        let Said { head, answer, .. } = say(None, None, initialize).await?;
         if head.status >= 500 {
             return Err(Unsaid::Broken);
         }

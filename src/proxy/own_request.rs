@@ -15,7 +15,7 @@ use super::exchange::Exchange;
 use super::response_filter::UpstreamHead;
 use super::upstream_request_filter::Outgoing;
 use crate::identity::Caller;
-use crate::mcp::{Answer, MCP_METHOD, MCP_NAME, MCP_PROTOCOL_VERSION, Revision};
+use crate::mcp::{Answer, MCP_METHOD, MCP_NAME, MCP_PROTOCOL_VERSION, Revision, data_of_events};
 use crate::upstream::{Endpoint, Field, Pool};
 
 /// An answer larger than this is not read.
@@ -39,6 +39,18 @@ pub(super) struct Said {
     pub(super) head: UpstreamHead,
     /// The JSON-RPC answer, if there was one.
     pub(super) answer: Option<Answer>,
+    body: Bytes,
+}
+
+impl Said {
+    /// The JSON-RPC answer as it stands on the wire; whatever else came if there was none.
+    pub(super) fn text(self) -> Bytes {
+        if !self.head.is_event_stream() {
+            return self.body;
+        }
+        let mut events = data_of_events(&self.body).into_iter();
+        events.find(|data| Answer::of_json(data).is_some()).unwrap_or_default().into()
+    }
 }
 
 /// Why nothing came back.
@@ -115,14 +127,14 @@ impl Shared {
             // A stream may go on after the answer; nothing in it is for anybody.
             let is_whole = exchange.is_finished();
             if is_whole || (head.is_event_stream() && answer.is_some()) {
-                return Some(Said { head, answer });
+                return Some(Said { head, answer, body: body.freeze() });
             }
             if body.len() > ANSWER_BYTES_MAX {
                 return None;
             }
             match exchange.read_body().await.ok()? {
                 Some(part) => body.extend_from_slice(&part),
-                None => return Some(Said { head, answer }),
+                None => return Some(Said { head, answer, body: body.freeze() }),
             }
         }
     }
