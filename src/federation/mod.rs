@@ -31,7 +31,7 @@ pub use body::BodyToClient;
 pub use cursor::{BadCursor, SealCursors};
 pub use events::{Cut, EVENT_ID_BYTES_MAX, EventsToClient, Part, Passing, event_id, own_event_id};
 pub use holder::{Held, Holder, NotHeld};
-pub use list::{ListAsk, ShowsOne};
+pub use list::{Lacks, ListAsk, ShowsOne};
 pub use member::{Member, MemberId};
 pub use message::{Answers, Passage, json, to_client};
 pub use onward::{Moment, Onward, onward};

@@ -6,7 +6,7 @@ use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
 use super::cursor::{BadCursor, SealCursors, is_in_time};
-use super::list::named;
+use super::list::{Lacks, named};
 use super::member::{Member, MemberId};
 use super::message::{Passage, to_client};
 use super::splices::json_text;
@@ -14,6 +14,8 @@ use crate::catalog::Offer;
 
 /// The code of a method that a server does not know.
 const METHOD_NOT_FOUND: i64 = -32601;
+/// How a server is listed whose tasks are missing.
+const LEFT_OUT: &str = "left_out";
 /// Where cursors of other lists say which list they are of, those of this one say that they are not.
 const MARK: [u8; 5] = [0, 0, 0, 0, u8::MAX];
 
@@ -110,8 +112,9 @@ struct Fault {
 pub struct TaskPage<'f> {
     tasks: Vec<u8>,
     goes_on: TaskPlaces,
-    odd: Vec<String>,
-    /// Where the servers stand that say where they go on.
+    /// Servers whose tasks are missing, and why.
+    odd: Vec<(&'f str, &'static str)>,
+    /// Of the servers that go on.
     names: Vec<&'f str>,
 }
 
@@ -137,8 +140,8 @@ impl<'f> TaskPage<'f> {
     }
 
     /// Says that the tasks of a server are missing, or those after the ones here, and why.
-    pub fn lacks(&mut self, member: &Member, because: &'static str) {
-        self.odd.push(named(&member.name, "left_out", because));
+    pub fn lacks(&mut self, member: &'f Member, because: &'static str) {
+        self.odd.push((&member.name, because));
     }
 
     fn take(&mut self, member: &'f Member, page: Tasks<'_>, asked: Option<&str>) {
@@ -160,8 +163,8 @@ impl<'f> TaskPage<'f> {
         }
     }
 
-    /// The `result`.
-    pub fn close(mut self, cursors: &dyn SealCursors, now_s: u32) -> Bytes {
+    /// The `result`; `lacks` is told of every server that it names.
+    pub fn close(mut self, cursors: &dyn SealCursors, now_s: u32, lacks: &Lacks<'_>) -> Bytes {
         let mut result = br#"{"tasks":["#.to_vec();
         result.append(&mut self.tasks);
         result.push(b']');
@@ -175,11 +178,15 @@ impl<'f> TaskPage<'f> {
             let lengths = self.goes_on.0.iter().map(|(_, own)| own.len()).enumerate();
             let longest = lengths.max_by_key(|(_, length)| *length).map_or(0, |(at, _)| at);
             self.goes_on.0.swap_remove(longest);
-            self.odd.push(named(self.names.swap_remove(longest), "left_out", "cursor"));
+            self.odd.push((self.names.swap_remove(longest), "cursor"));
         }
         if !self.odd.is_empty() {
             result.extend_from_slice(br#","_meta":{"io.toolgate/servers":["#);
-            result.extend_from_slice(self.odd.join(",").as_bytes());
+            let odd = self.odd.iter().map(|(server, because)| {
+                lacks(server, LEFT_OUT, because);
+                named(server, LEFT_OUT, because)
+            });
+            result.extend_from_slice(odd.collect::<Vec<_>>().join(",").as_bytes());
             result.extend_from_slice(b"]}");
         }
         result.push(b'}');

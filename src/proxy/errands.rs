@@ -19,7 +19,7 @@ use super::placing::locate_leg;
 use super::plan::{Errand, Held, What};
 use super::refusal::Refusal;
 use crate::catalog::{self, Audience};
-use crate::federation::{BadCursor, Federation, Holder, ListAsk, Member};
+use crate::federation::{BadCursor, Federation, Holder, Lacks, ListAsk, Member};
 use crate::jsonrpc::peek;
 use crate::mcp::{self, Era, Listed, Revision, Verdict};
 use crate::policy::Listing;
@@ -95,7 +95,11 @@ impl Gateway {
             }
             What::Discover => Ok(Said::Result(federation.greeting(Era::Modern, None), None)),
             What::List(kind) => {
-                let page = list(federation, kind, ctx, errand)?;
+                let metrics = &self.lasting.metrics.catalog;
+                let lacks = |server: &str, list: &str, reason: &str| {
+                    metrics.list_lacks(server, list, reason);
+                };
+                let page = list(federation, kind, ctx, errand, &lacks)?;
                 Ok(Said::Result(page, None))
             }
             What::ListTasks => {
@@ -272,6 +276,7 @@ fn list(
     kind: catalog::Kind,
     ctx: &Context,
     errand: &Errand,
+    lacks: &Lacks<'_>,
 ) -> Result<Bytes, Refusal> {
     let record = &ctx.record;
     let (Some(route), Some(caller)) = (&record.route, &record.caller) else {
@@ -300,6 +305,7 @@ fn list(
         era: errand.shape.era,
         cursor: cursor.as_deref(),
         audience: if all_is_shown { Audience::Everyone } else { Audience::Caller },
+        lacks,
         cursors: &holder,
         now: SystemTime::now(),
         now_ms: now_ms(),

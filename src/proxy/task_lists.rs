@@ -75,7 +75,9 @@ impl Gateway {
                 Err(because) => page.lacks(member, because),
             }
         }
-        Ok(page.close(&holder, now))
+        let metrics = &self.lasting.metrics.catalog;
+        Ok(page
+            .close(&holder, now, &|server, list, reason| metrics.list_lacks(server, list, reason)))
     }
 
     /// What a server answers, or why it does not.
