@@ -135,7 +135,7 @@ fn checksum_of(text: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{ApiKeys, NewKey, checksum_of, is_malformed};
+    use super::{ApiKeys, NewKey, Revoked, checksum_of, is_malformed};
     use crate::config;
 
     #[test]
