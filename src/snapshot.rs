@@ -47,6 +47,7 @@ impl Lasting {
             }
             None => Store::alone(),
         };
+        let store = Arc::new(store);
         let outbound = Outbound::new(None).map_err(io::Error::other)?;
         Ok(Self {
             fleet: Arc::new(Fleet::new()),
@@ -54,8 +55,8 @@ impl Lasting {
             catalog: Arc::new(Catalog::new()),
             authorities: Arc::new(Authorities::new(outbound, Arc::clone(metrics))),
             marks: Arc::default(),
-            limits: Arc::default(),
-            store: Arc::new(store),
+            limits: Arc::new(limits::State::new(&store, &metrics.shared)),
+            store,
             metrics: Arc::clone(metrics),
         })
     }

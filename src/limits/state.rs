@@ -11,8 +11,12 @@ use prometheus::IntGauge;
 use super::address::AddressSketch;
 use super::gcra::Gcra;
 use super::keys::Keys;
+use super::leased::Leased;
+use super::rate_leases::RateLeases;
 use super::slot::Slot;
 use crate::config::{KeyPart, Limit, Rate};
+use crate::shared::Store;
+use crate::telemetry::SharedMetrics;
 
 /// The tallies of every limit in use. Snapshots hold them; what no snapshot holds is forgotten.
 pub struct State {
@@ -20,6 +24,8 @@ pub struct State {
     /// Random, so that nobody outside can find two keys that share a tally.
     pub(super) seed: std::hash::RandomState,
     kept: Mutex<Kept>,
+    /// What replicas have in common, if they have a store.
+    sharing: Option<Arc<RateLeases>>,
 }
 
 #[derive(Default)]
@@ -30,10 +36,23 @@ struct Kept {
 
 /// The tallies of one limit.
 pub(super) struct Tallies {
-    pub(super) rates: Keys<Gcra>,
+    pub(super) rates: Rates,
     pub(super) calls: Keys<Arc<Slot>>,
     pub(super) streams: Keys<Arc<Slot>>,
     shown: IntGauge,
+}
+
+/// Who counts calls in a time.
+pub(super) enum Rates {
+    /// This process.
+    Own(Keys<Gcra>),
+    /// All replicas together.
+    Shared {
+        /// What this one has leased.
+        keys: Keys<Arc<Leased>>,
+        /// From whom.
+        leases: Arc<RateLeases>,
+    },
 }
 
 /// What tallies mean: where this differs, they begin anew.
@@ -66,11 +85,30 @@ impl Default for State {
             clock: Clock { start: Instant::now() },
             seed: std::hash::RandomState::new(),
             kept: Mutex::default(),
+            sharing: None,
         }
     }
 }
 
 impl State {
+    /// What is counted together with every replica that uses this store, if it is one.
+    pub fn new(store: &Arc<Store>, metrics: &SharedMetrics) -> Self {
+        let alone = Self::default();
+        let sharing = store.is_configured().then(|| {
+            let leases = RateLeases::new(store, alone.clock, metrics.fallbacks("limits"));
+            Arc::new(leases)
+        });
+        Self { sharing, ..alone }
+    }
+
+    /// Keeps in step with the other replicas, for ever.
+    pub async fn share(&self) {
+        match &self.sharing {
+            Some(leases) => leases.keep().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Forgets keys that nobody uses; to be called about once a second.
     pub fn sweep(&self) {
         let now_ns = self.clock.now_ns();
@@ -94,7 +132,7 @@ impl State {
         }
         let keys_max = limit.keys_max as usize;
         let tallies = Arc::new(Tallies {
-            rates: Keys::new(keys_max),
+            rates: Rates::new(keys_max, self.sharing.as_ref()),
             calls: Keys::new(keys_max),
             streams: Keys::new(keys_max),
             shown: shown.clone(),
@@ -119,6 +157,29 @@ impl State {
     /// Not under the lock: a snapshot that is dropped meanwhile may be the last to hold one.
     fn in_use(&self) -> Vec<Arc<Tallies>> {
         self.kept.lock().tallies.iter().filter_map(|(_, tallies)| tallies.upgrade()).collect()
+    }
+}
+
+impl Rates {
+    fn new(keys_max: usize, sharing: Option<&Arc<RateLeases>>) -> Self {
+        match sharing {
+            Some(leases) => Self::Shared { keys: Keys::new(keys_max), leases: Arc::clone(leases) },
+            None => Self::Own(Keys::new(keys_max)),
+        }
+    }
+
+    fn sweep(&self, now_ns: u64) {
+        match self {
+            Self::Own(keys) => keys.sweep(now_ns),
+            Self::Shared { keys, .. } => keys.sweep(now_ns),
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Own(keys) => keys.len(),
+            Self::Shared { keys, .. } => keys.len(),
+        }
     }
 }
 

@@ -58,7 +58,11 @@ impl BackgroundService for ReplicaKeeping {
             // Calls ask until the last connection ends.
             drop(shutdown.changed().await);
         };
-        shared.store().keep(end).await;
+        let limits = Arc::clone(shared.snapshot().limits.state());
+        tokio::select! {
+            () = shared.store().keep(end) => {}
+            () = limits.share() => {}
+        }
     }
 }
 
