@@ -18,6 +18,8 @@ mod gcra;
 mod key;
 mod keys;
 mod leased;
+mod place_leases;
+mod places;
 mod rate_leases;
 mod refused;
 mod rule;

@@ -8,6 +8,7 @@ use super::gcra::{Exhausted, Gcra, Quota};
 use super::key::{Key, Subject};
 use super::keys::Full;
 use super::leased::Leased;
+use super::place_leases::PlaceLeases;
 use super::rate_leases::{Known, Need};
 use super::refused::{Counted, Refused, Standing, Why, seconds_up};
 use super::slot::{Patience, Permit, Slot, Turn};
@@ -195,7 +196,14 @@ impl InFlightRule {
     /// not hold.
     pub(super) async fn enter(&self, subject: &Subject<'_>) -> Result<Option<Permit>, Refused> {
         let Some(key) = self.key.of(subject) else { return Ok(None) };
-        match self.turn(key)? {
+        let turn = match &self.of.tallies.leases {
+            None => self.turn(key, subject)?,
+            Some(leases) => match self.slot(key, subject)? {
+                Ok(permit) => Turn::Now(permit),
+                Err(slot) => Box::pin(self.ask(key, subject, leases, slot)).await?,
+            },
+        };
+        match turn {
             Turn::Now(permit) => Ok(Some(permit)),
             Turn::Never => Err(self.busy()),
             Turn::Later(turn) => {
@@ -209,14 +217,56 @@ impl InFlightRule {
         }
     }
 
-    fn turn(&self, key: u64) -> Result<Turn, Refused> {
-        let make = || Arc::new(Slot::new(self.in_flight_max));
-        let patience = if self.wait.is_zero() { Patience::Leaves } else { Patience::Waits };
-        let slots = match self.counted {
-            AtOnce::Calls => &self.of.tallies.calls,
-            AtOnce::Streams => &self.of.tallies.streams,
+    /// What a call gets after the store was asked for places.
+    async fn ask(
+        &self,
+        key: u64,
+        subject: &Subject<'_>,
+        leases: &PlaceLeases,
+        slot: Arc<Slot>,
+    ) -> Result<Turn, Refused> {
+        if let Some(places) = slot.places() {
+            leases.ask(&slot, places).await;
+        }
+        match slot.enter(self.patience()) {
+            Some(turn) => Ok(turn),
+            // It was forgotten meanwhile, and there is another one.
+            None => self.turn(key, subject),
+        }
+    }
+
+    /// A place that is here, or the slot that has none.
+    fn slot(&self, key: u64, subject: &Subject<'_>) -> Result<Result<Permit, Arc<Slot>>, Refused> {
+        let act = |slot: &Arc<Slot>| Some(slot.try_enter()?.ok_or_else(|| Arc::clone(slot)));
+        self.with(key, subject, act)
+    }
+
+    fn turn(&self, key: u64, subject: &Subject<'_>) -> Result<Turn, Refused> {
+        self.with(key, subject, |slot| slot.enter(self.patience()))
+    }
+
+    fn patience(&self) -> Patience {
+        if self.wait.is_zero() { Patience::Leaves } else { Patience::Waits }
+    }
+
+    fn with<R>(
+        &self,
+        key: u64,
+        subject: &Subject<'_>,
+        act: impl Fn(&Arc<Slot>) -> Option<R>,
+    ) -> Result<R, Refused> {
+        let (slots, counted) = match self.counted {
+            AtOnce::Calls => (&self.of.tallies.calls, "limit calls"),
+            AtOnce::Streams => (&self.of.tallies.streams, "limit streams"),
         };
-        slots.with(key, make, |slot| slot.enter(patience)).map_err(|_full| {
+        let make = || match &self.of.tallies.leases {
+            None => Arc::new(Slot::new(self.in_flight_max)),
+            Some(leases) => {
+                let id = self.key.shared(counted, &self.of.name, subject);
+                leases.slot(self.in_flight_max, id)
+            }
+        };
+        slots.with(key, make, act).map_err(|_full| {
             self.of.counters.keys_full.inc();
             self.refused(Why::KeysFull)
         })

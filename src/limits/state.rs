@@ -12,6 +12,7 @@ use super::address::AddressSketch;
 use super::gcra::Gcra;
 use super::keys::Keys;
 use super::leased::Leased;
+use super::place_leases::PlaceLeases;
 use super::rate_leases::RateLeases;
 use super::slot::Slot;
 use crate::config::{KeyPart, Limit, Rate};
@@ -25,7 +26,13 @@ pub struct State {
     pub(super) seed: std::hash::RandomState,
     kept: Mutex<Kept>,
     /// What replicas have in common, if they have a store.
-    sharing: Option<Arc<RateLeases>>,
+    sharing: Option<Sharing>,
+}
+
+/// Who leases from the store.
+struct Sharing {
+    rates: Arc<RateLeases>,
+    places: Arc<PlaceLeases>,
 }
 
 #[derive(Default)]
@@ -39,6 +46,8 @@ pub(super) struct Tallies {
     pub(super) rates: Rates,
     pub(super) calls: Keys<Arc<Slot>>,
     pub(super) streams: Keys<Arc<Slot>>,
+    /// Who leases the places of both, if replicas count together.
+    pub(super) leases: Option<Arc<PlaceLeases>>,
     shown: IntGauge,
 }
 
@@ -95,8 +104,11 @@ impl State {
     pub fn new(store: &Arc<Store>, metrics: &SharedMetrics) -> Self {
         let alone = Self::default();
         let sharing = store.is_configured().then(|| {
-            let leases = RateLeases::new(store, alone.clock, metrics.fallbacks("limits"));
-            Arc::new(leases)
+            let fallbacks = metrics.fallbacks("limits");
+            Sharing {
+                rates: Arc::new(RateLeases::new(store, alone.clock, fallbacks.clone())),
+                places: Arc::new(PlaceLeases::new(store, alone.clock, fallbacks)),
+            }
         });
         Self { sharing, ..alone }
     }
@@ -104,7 +116,12 @@ impl State {
     /// Keeps in step with the other replicas, for ever.
     pub async fn share(&self) {
         match &self.sharing {
-            Some(leases) => leases.keep().await,
+            Some(Sharing { rates, places }) => {
+                tokio::select! {
+                    () = rates.keep() => {}
+                    () = places.keep() => {}
+                }
+            }
             None => std::future::pending().await,
         }
     }
@@ -135,6 +152,7 @@ impl State {
             rates: Rates::new(keys_max, self.sharing.as_ref()),
             calls: Keys::new(keys_max),
             streams: Keys::new(keys_max),
+            leases: self.sharing.as_ref().map(|sharing| Arc::clone(&sharing.places)),
             shown: shown.clone(),
         });
         kept.tallies.push((meaning, Arc::downgrade(&tallies)));
@@ -161,9 +179,11 @@ impl State {
 }
 
 impl Rates {
-    fn new(keys_max: usize, sharing: Option<&Arc<RateLeases>>) -> Self {
+    fn new(keys_max: usize, sharing: Option<&Sharing>) -> Self {
         match sharing {
-            Some(leases) => Self::Shared { keys: Keys::new(keys_max), leases: Arc::clone(leases) },
+            Some(Sharing { rates, .. }) => {
+                Self::Shared { keys: Keys::new(keys_max), leases: Arc::clone(rates) }
+            }
             None => Self::Own(Keys::new(keys_max)),
         }
     }

@@ -54,15 +54,20 @@ struct ReplicaKeeping(Arc<Shared>);
 impl BackgroundService for ReplicaKeeping {
     async fn start(&self, mut shutdown: ShutdownWatch) {
         let shared = &self.0;
+        let mut drained = shutdown.clone();
         let end = async move {
             // Calls ask until the last connection ends.
             drop(shutdown.changed().await);
         };
         let limits = Arc::clone(shared.snapshot().limits.state());
-        tokio::select! {
-            () = shared.store().keep(end) => {}
-            () = limits.share() => {}
-        }
+        let sharing = async {
+            tokio::select! {
+                // Calls hold their places while the process drains.
+                () = limits.share() => {}
+                _ = drained.wait_for(|_| false) => {}
+            }
+        };
+        tokio::join!(shared.store().keep(end), sharing);
     }
 }
 

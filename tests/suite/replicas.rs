@@ -1,6 +1,7 @@
 //! Many replicas that are one gateway, by a store that they share.
 
 mod limits;
+mod places;
 mod store;
 
 use crate::support::gateway::Gateway;

@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::task::JoinSet;
 
 /// Three replicas that know of each other.
-async fn three(store: &Store, upstream: &Upstream, limits: &str) -> [Gateway; 3] {
+pub(super) async fn three(store: &Store, upstream: &Upstream, limits: &str) -> [Gateway; 3] {
     let start = || replica(store, upstream, limits);
     let gateways = [start().await, start().await, start().await];
     for gateway in &gateways {
@@ -24,7 +24,7 @@ async fn three(store: &Store, upstream: &Upstream, limits: &str) -> [Gateway; 3]
     gateways
 }
 
-async fn call(gateway: &Gateway) -> Answer {
+pub(super) async fn call(gateway: &Gateway) -> Answer {
     exchange(gateway.address, &Message::call(5, "echo").bytes()).await
 }
 
@@ -37,26 +37,26 @@ async fn in_turn(gateways: &[Gateway], calls: usize) -> Vec<u16> {
     statuses
 }
 
-fn passed(statuses: &[u16]) -> usize {
+pub(super) fn passed(statuses: &[u16]) -> usize {
     let other = statuses.iter().find(|status| ![200, 429].contains(status));
     assert_eq!(other, None, "neither passed nor limited");
     statuses.iter().filter(|status| **status == 200).count()
 }
 
 /// Clients that call as fast as they are answered.
-struct Load {
+pub(super) struct Load {
     began: Instant,
     clients: JoinSet<()>,
     statuses: Arc<Mutex<BTreeMap<u16, usize>>>,
 }
 
 impl Load {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { began: Instant::now(), clients: JoinSet::new(), statuses: Arc::default() }
     }
 
     /// Two more clients, until the replica is gone.
-    fn on(&mut self, gateway: &Gateway) {
+    pub(super) fn on(&mut self, gateway: &Gateway) {
         for _ in 0..2 {
             let (address, statuses) = (gateway.address, Arc::clone(&self.statuses));
             self.clients.spawn(async move {
@@ -75,7 +75,7 @@ impl Load {
     }
 
     /// Seconds since the beginning, and what was answered in them.
-    fn end(self) -> (f64, BTreeMap<u16, usize>) {
+    pub(super) fn end(self) -> (f64, BTreeMap<u16, usize>) {
         drop(self.clients);
         let statuses = self.statuses.lock().clone();
         (self.began.elapsed().as_secs_f64(), statuses)
@@ -138,7 +138,10 @@ async fn replicas_that_come_freeze_and_die_change_nothing_of_the_rate() {
 #[tokio::test]
 async fn few_calls_are_counted_exactly_wherever_they_come() {
     let (store, upstream) = (Store::start(), Upstream::mcp("one").await);
-    let limits = "limits: [{ name: few, rate: 7/h }, { name: tools, key: [tool], rate: 5/h }]\n";
+    let limits = "limits:
+  - { name: few, key: [server], rate: 7/h }
+  - { name: tools, key: [tool], rate: 5/h }
+";
     let gateways = three(&store, &upstream, limits).await;
     let statuses = in_turn(&gateways, 12).await;
     assert_eq!(statuses, [vec![200; 5], vec![429; 7]].concat());
