@@ -173,6 +173,7 @@ impl PlaceLeases {
         let asked_ms = places.now_ms();
         let most = slot.in_flight_max;
         let wanted = wanted.min(most);
+        places.told.store(wanted, Ordering::Relaxed);
         // Read after places were given up: who entered before is among those that run.
         let (running, _) = slot.counts();
         let ask = Ask::new("limits", PLACES)

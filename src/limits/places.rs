@@ -30,6 +30,8 @@ pub(super) struct Places {
     /// The most that were in use since the last look.
     peak: AtomicU32,
     renewed_ms: AtomicU64,
+    /// How many the store was told are wanted.
+    pub(super) told: AtomicU32,
     refused_until_ms: AtomicU64,
     /// Whether the store refused some since the last look.
     is_short: AtomicBool,
@@ -61,6 +63,7 @@ impl Places {
             held: AtomicU64::new(0),
             peak: AtomicU32::new(0),
             renewed_ms: AtomicU64::new(0),
+            told: AtomicU32::new(0),
             refused_until_ms: AtomicU64::new(0),
             is_short: AtomicBool::new(false),
             is_alone: AtomicBool::new(false),
@@ -129,9 +132,15 @@ impl Places {
             || self.now_ms() >= renewed_ms.saturating_add(RENEW_EVERY_MS);
         if wanted < here {
             self.lower(wanted);
-        } else if wanted == here && waiting == 0 && wanted > 0 && !is_old {
+        } else if wanted == here
+            && waiting == 0
+            && wanted > 0
+            && !is_old
+            && wanted == self.told.load(Ordering::Relaxed)
+        {
             return Due::Nothing;
         }
+        self.told.store(wanted, Ordering::Relaxed);
         Due::Want(wanted)
     }
 }

@@ -39,13 +39,13 @@ local at = type(found) == 'string' and tonumber(found) or now
 if not (at >= now and at <= now + whole + 61000000) then at = now end
 at = math.max(at - returned * interval, now)
 local available = math.floor((now + whole - at) / interval + 0.02)
-local granted = 0
+local granted, turn = 0, 0
 if available >= need then
   granted = math.max(need, math.min(want, math.floor(available / 4)))
 elseif at + need * interval <= now + whole + wait then
   granted = need
+  turn = math.max(0, at + need * interval - now - whole)
 end
-local turn = math.max(0, at + granted * interval - now - whole)
 local later = math.max(0, at + math.max(need, 1) * interval - now - whole - wait)
 at = at + granted * interval
 if at > now then

@@ -105,6 +105,9 @@ async fn all_replicas_together_have_one_rate() {
     load.until(Duration::from_secs(3)).await;
     let (seconds, statuses) = load.end();
     is_one_rate(seconds, &statuses, 0.0);
+    for gateway in &gateways {
+        gateway.metrics_with("\ntoolgate_shared_fallbacks_total{what=\"limits\"} 0\n").await;
+    }
 }
 
 #[tokio::test]
