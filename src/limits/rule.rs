@@ -100,7 +100,7 @@ impl RateRule {
         };
         match known {
             Ok(Known::Decided(decided)) => {
-                self.decided(decided).map(|wait_ns| Share::Taken { wait_ns })
+                self.outcome(decided).map(|wait_ns| Share::Taken { wait_ns })
             }
             Ok(Known::Ask(asking)) => Ok(Share::Unknown(asking)),
             Err(Full) => {
@@ -118,7 +118,7 @@ impl RateRule {
     ) -> Result<u64, Refused> {
         match &self.of.tallies.rates {
             Rates::Shared { leases, .. } => {
-                self.decided(leases.ask(&asking, self.need(subject)).await)
+                self.outcome(leases.ask(&asking, self.need(subject)).await)
             }
             Rates::Own(_) => Ok(0),
         }
@@ -136,7 +136,7 @@ impl RateRule {
         }
     }
 
-    fn decided(&self, decided: Result<u64, Exhausted>) -> Result<u64, Refused> {
+    fn outcome(&self, decided: Result<u64, Exhausted>) -> Result<u64, Refused> {
         match decided {
             Ok(wait_ns) => {
                 if wait_ns > 0 {
