@@ -106,6 +106,7 @@ fn benchmark(criterion: &mut Criterion) {
         era: Era::Modern,
         cursor: None,
         audience: Audience::Caller,
+        lacks: &|_, _, _| {},
         cursors: &NoCursors,
         now: SystemTime::now(),
         now_ms: now_ms(),

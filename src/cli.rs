@@ -101,8 +101,9 @@ enum Audit {
     },
     /// Show records in short lines.
     Tail {
-        /// The file.
-        file: PathBuf,
+        /// The files, of one replica or of several.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
         /// Only those of this caller; `*` and `?` stand for characters.
         #[arg(long)]
         caller: Option<String>,
@@ -160,9 +161,9 @@ pub fn run() -> ExitCode {
         Command::Audit(Audit::Verify { files, part }) => {
             verify(&files, if part { Extent::Part } else { Extent::Whole })
         }
-        Command::Audit(Audit::Tail { file, caller, tool, follow, last }) => {
+        Command::Audit(Audit::Tail { files, caller, tool, follow, last }) => {
             let until = if follow { Until::Interrupted } else { Until::End };
-            tail(&file, &Wanted { caller, tool, last: Some(last) }, until)
+            tail(&files, &Wanted { caller, tool, last: Some(last) }, until)
         }
         Command::Key { command: KeyCommand::New { caller } } => match NewKey::random() {
             Ok(key) => {
@@ -234,12 +235,12 @@ fn verify(files: &[PathBuf], extent: Extent) -> ExitCode {
     }
 }
 
-fn tail(file: &Path, wanted: &Wanted, until: Until) -> ExitCode {
-    match audit::tail(file, wanted, until, &mut std::io::stdout().lock()) {
+fn tail(files: &[PathBuf], wanted: &Wanted, until: Until) -> ExitCode {
+    match audit::tail(files, wanted, until, &mut std::io::stdout().lock()) {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read it has seen enough.
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(error) => failed(&format!("{}: {error}", file.display())),
+        Err(error) => failed(&error),
     }
 }
 

@@ -47,14 +47,14 @@ impl Lasting {
             }
             None => Store::alone(),
         };
-        let store = Arc::new(store);
         let outbound = Outbound::new(None).map_err(io::Error::other)?;
+        let store = Arc::new(store);
         Ok(Self {
             fleet: Arc::new(Fleet::new()),
             sessions: Arc::new(Table::new(seconds(SystemTime::now()))),
             catalog: Arc::new(Catalog::new()),
             authorities: Arc::new(Authorities::new(outbound, Arc::clone(metrics))),
-            marks: Arc::default(),
+            marks: Arc::new(policy::State::new(&store)),
             limits: Arc::new(limits::State::new(&store, &metrics.shared)),
             store,
             metrics: Arc::clone(metrics),

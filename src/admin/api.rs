@@ -20,6 +20,7 @@ use crate::audit::{Event, Record};
 use crate::catalog::Kind;
 use crate::catalog::Offer;
 use crate::config::{Role, Settings};
+use crate::identity::KeyState;
 use crate::policy::Inquiry;
 use crate::upstream::Pool;
 
@@ -57,6 +58,9 @@ pub(super) enum Resource {
     ApproveAll(String),
     Explain,
     Reload,
+    Revocations,
+    /// The digest of a key.
+    Revocation(String),
 }
 
 /// Whether a change is made.
@@ -78,6 +82,8 @@ impl Resource {
         match path.strip_prefix("/v1/")?.split('/').collect::<Vec<_>>()[..] {
             ["explain"] => Some(Self::Explain),
             ["reload"] => Some(Self::Reload),
+            ["revocations"] => Some(Self::Revocations),
+            ["revocations", digest] => Some(Self::Revocation(own(digest))),
             ["routes"] => Some(Self::Routes),
             ["servers"] => Some(Self::Servers),
             ["servers", name] => Some(Self::Server(own(name))),
@@ -96,7 +102,8 @@ impl Resource {
 
     fn allow(&self) -> &'static str {
         match self {
-            Self::Routes | Self::Servers => "GET",
+            Self::Routes | Self::Servers | Self::Revocations => "GET",
+            Self::Revocation(_) => "PUT, DELETE",
             Self::Server(_) => "GET, PUT, DELETE",
             Self::Endpoint(..) => "PUT, DELETE",
             Self::Drain(..) | Self::Undrain(..) | Self::Explain | Self::Reload => "POST",
@@ -113,6 +120,7 @@ impl Resource {
                 Needs::Register(server)
             }
             Self::Routes | Self::Servers | Self::Server(_) | Self::Reload => Needs::Operate,
+            Self::Revocations | Self::Revocation(_) => Needs::Operate,
             // Who registers a server must not say that its changes are good.
             Self::Approve(..) | Self::ApproveAll(_) => Needs::Operate,
         }
@@ -179,6 +187,11 @@ impl Api {
             },
             Resource::Drain(server, id) => self.drain(asked, (server, id), body),
             Resource::Undrain(server, id) => self.undrain(asked, (server, id), body),
+            Resource::Revocations => Ok(self.revocations()),
+            Resource::Revocation(digest) => match asked.method {
+                Method::PUT => self.revoke(asked, digest, KeyState::Revoked),
+                _ => self.revoke(asked, digest, KeyState::Valid),
+            },
             Resource::Explain => self.explain(body),
             Resource::Reload => self.reload_now(asked, body),
         }

@@ -14,6 +14,8 @@ mod api;
 mod servers;
 mod endpoints;
 mod approvals;
+mod revocations;
+mod sharing;
 mod operators;
 mod upkeep;
 mod ask;

@@ -101,7 +101,7 @@ fn is_loopback(host: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Guard, Lifecycle, Metrics, Probes};
+    use super::{Guard, Lifecycle, Metrics, Probes, Store};
     use crate::lifecycle::Cause;
     use http::Method;
     use std::sync::Arc;

@@ -79,6 +79,14 @@ impl Servers {
         self
     }
 
+    /// Each server by its name, with its routes.
+    pub(super) fn each(&self) -> impl Iterator<Item = (&str, &Value, Vec<&Value>)> {
+        self.servers.iter().map(|(name, server)| {
+            let own = self.routes.iter().filter(|route| route["server"] == **name);
+            (&**name, server, own.collect())
+        })
+    }
+
     fn remove(&mut self, name: &str) {
         self.servers.remove(name);
         self.routes.retain(|route| route["server"] != name);
@@ -129,6 +137,15 @@ impl Registrations {
         if let Err(error) = fs::remove_file(self.directory.join(SERVERS_CANDIDATE)) {
             tracing::debug!(%error, "no proposal to remove");
         }
+    }
+
+    /// Every endpoint that is kept, with its server and its name.
+    pub(super) fn endpoints(&self) -> Vec<(String, String, KeptEndpoint)> {
+        let all = self.endpoints.lock();
+        let each = all.iter().flat_map(|(server, own)| {
+            own.iter().map(|(name, kept)| (server.clone(), name.clone(), kept.clone()))
+        });
+        each.collect()
     }
 
     /// The endpoint that is kept under this name.

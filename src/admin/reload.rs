@@ -11,8 +11,10 @@ use parking_lot::{Mutex, MutexGuard};
 use super::difference::Difference;
 use super::handover::Bequest;
 use super::registrations::{Registrations, Servers};
+use super::revocations::RevocationFile;
 use crate::audit::{Event, Record};
 use crate::config::{self, Marks, Problems, Settings, Watch};
+use crate::identity::KeyState;
 use crate::lifecycle::Belongings;
 use crate::proxy::Shared;
 use crate::snapshot::Snapshot;
@@ -24,6 +26,7 @@ pub struct Reload {
     shared: Arc<Shared>,
     settings: ArcSwap<Settings>,
     registrations: Registrations,
+    revocations: RevocationFile,
     bequest: Bequest,
     watch: Mutex<Watch>,
 }
@@ -94,6 +97,12 @@ impl Reload {
     ) -> io::Result<Self> {
         let registrations = Registrations::open(&settings.state_dir)?;
         registrations.renew(shared.fleet());
+        let revoked = shared.lasting().authorities.revoked();
+        let revocations = RevocationFile::open(&settings.state_dir, revoked)?;
+        if !revoked.all().is_empty() {
+            // The first snapshot was made before they were known.
+            shared.install(Snapshot::new(settings, shared.lasting())?);
+        }
         shared.metrics().configured(settings.sources.digest(), SystemTime::now());
         let reload = Self {
             path: path.to_path_buf(),
@@ -101,6 +110,7 @@ impl Reload {
             shared,
             settings: ArcSwap::from_pointee(settings.clone()),
             registrations,
+            revocations,
             bequest: Bequest::new(&settings.state_dir),
             watch: Mutex::default(),
         };
@@ -242,6 +252,23 @@ impl Reload {
         tried?;
         self.registrations.dismiss();
         Ok(())
+    }
+
+    /// Revokes a key at once, also for streams that are open, or lets it be valid again.
+    pub(super) fn set_key(
+        &self,
+        _turn: &mut Turn<'_>,
+        digest: [u8; 32],
+        state: KeyState,
+    ) -> io::Result<bool> {
+        let revoked = self.shared.lasting().authorities.revoked();
+        let is_news = revoked.set(digest, state).map_err(io::Error::other)?;
+        if is_news {
+            let snapshot = Snapshot::new(&self.settings.load(), self.shared.lasting())?;
+            self.shared.install(snapshot);
+            self.revocations.keep(revoked)?;
+        }
+        Ok(is_news)
     }
 
     fn try_out(&self, turn: &mut Turn<'_>, servers: &Servers) -> Result<Settings, Fault> {

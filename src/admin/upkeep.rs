@@ -52,8 +52,10 @@ impl BackgroundService for Upkeep {
             }
         };
         let mut looks = tokio::time::interval(LOOK_EVERY);
+        let mut sharing = std::pin::pin!(Arc::clone(&self.0).share());
         while !*shutdown.borrow() {
             tokio::select! {
+                () = &mut sharing => {}
                 _ = shutdown.changed() => {}
                 () = heard(&mut hangup) => self.blocking(|api| reload(api, Trigger::Signal)).await,
                 _ = looks.tick() => self.blocking(look).await,

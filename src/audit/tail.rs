@@ -1,4 +1,4 @@
-//! The record for people: one short line each, of a file and of what is added to it.
+//! The record for people: one short line each, of files and of what is added to them.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -16,6 +16,9 @@ use crate::config::wildcard_matches;
 const POLL: Duration = Duration::from_millis(200);
 /// A longer line is none of ours.
 const LINE_BYTES_MAX: u64 = 64 << 20;
+
+/// A time to the millisecond.
+const TIME_CHARS: usize = 23;
 
 /// Which records are shown.
 #[derive(Clone, Debug, Default)]
@@ -37,52 +40,83 @@ pub enum Until {
     Interrupted,
 }
 
-/// Shows the records of a file.
+/// Shows the records of files: those of several replicas in the order of their time, as far as the
+/// clocks of replicas agree, each with the replica that wrote it.
 ///
 /// # Errors
-/// The file cannot be read, or nobody takes what is shown.
-pub fn tail(path: &Path, wanted: &Wanted, until: Until, out: &mut dyn Write) -> io::Result<()> {
-    let mut reading = Reading::open(path)?;
-    let mut shown = VecDeque::new();
-    while let Some(line) = reading.next()? {
-        if let Some(line) = show(&line, wanted) {
-            shown.push_back(line);
-            if wanted.last.is_some_and(|last| shown.len() > last) {
-                shown.pop_front();
+/// A file cannot be read, or nobody takes what is shown.
+pub fn tail<P: AsRef<Path>>(
+    paths: &[P],
+    wanted: &Wanted,
+    until: Until,
+    out: &mut dyn Write,
+) -> io::Result<()> {
+    let mut readings = Vec::new();
+    let mut shown = Vec::new();
+    let writer = if paths.len() > 1 { Writer::Shown } else { Writer::Known };
+    for path in paths {
+        let path = path.as_ref();
+        let mut reading = Reading::open(path).map_err(|error| {
+            io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+        })?;
+        let mut own = VecDeque::new();
+        while let Some(line) = reading.next()? {
+            own.extend(show(&line, wanted, writer));
+            if wanted.last.is_some_and(|last| own.len() > last) {
+                own.pop_front();
             }
         }
+        shown.extend(own);
+        readings.push(reading);
     }
-    for line in shown {
+    if writer == Writer::Shown {
+        // They begin with their time.
+        shown.sort_by(|one, other| one.get(..TIME_CHARS).cmp(&other.get(..TIME_CHARS)));
+    }
+    let skipped = shown.len().saturating_sub(wanted.last.unwrap_or(usize::MAX));
+    for line in shown.into_iter().skip(skipped) {
         writeln!(out, "{line}")?;
     }
     out.flush()?;
     match until {
         Until::End => Ok(()),
-        Until::Interrupted => follow(path, reading, wanted, out),
+        Until::Interrupted => follow(paths, &mut readings, wanted, writer, out),
     }
 }
 
 /// Shows what is added, until nobody reads any more.
-fn follow(
-    path: &Path,
-    mut reading: Reading,
+fn follow<P: AsRef<Path>>(
+    paths: &[P],
+    readings: &mut [Reading],
     wanted: &Wanted,
+    writer: Writer,
     out: &mut dyn Write,
 ) -> io::Result<()> {
     loop {
         thread::sleep(POLL);
-        // Asked before the rest is read: what a renamed file got until then is shown too.
-        let replaced = reading.is_replaced(path);
-        while let Some(line) = reading.next()? {
-            if let Some(line) = show(&line, wanted) {
-                writeln!(out, "{line}")?;
+        for (path, reading) in paths.iter().zip(&mut *readings) {
+            let path = path.as_ref();
+            // Asked before the rest is read: what a renamed file got until then is shown too.
+            let replaced = reading.is_replaced(path);
+            while let Some(line) = reading.next()? {
+                if let Some(line) = show(&line, wanted, writer) {
+                    writeln!(out, "{line}")?;
+                }
             }
-        }
-        if replaced && let Ok(new) = Reading::open(path) {
-            reading = new;
+            if replaced && let Ok(new) = Reading::open(path) {
+                *reading = new;
+            }
         }
         out.flush()?;
     }
+}
+
+/// Whether a line says which replica wrote it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Writer {
+    /// One file is one replica's.
+    Known,
+    Shown,
 }
 
 /// A file, and the line that is not whole yet.
@@ -117,7 +151,7 @@ impl Reading {
 }
 
 /// The line for people; `None` if it is not wanted.
-fn show(line: &[u8], wanted: &Wanted) -> Option<String> {
+fn show(line: &[u8], wanted: &Wanted, writer: Writer) -> Option<String> {
     let Ok(fields) = serde_json::from_slice::<Map<String, Value>>(line) else {
         let whole = wanted.caller.is_none() && wanted.tool.is_none();
         return whole
@@ -137,8 +171,10 @@ fn show(line: &[u8], wanted: &Wanted) -> Option<String> {
     {
         return None;
     }
-    let time = text("ts").get(..23).unwrap_or_else(|| text("ts")).replacen('T', " ", 1);
-    let mut shown = vec![time, or_dash(text("caller.id"))];
+    let time = text("ts").get(..TIME_CHARS).unwrap_or_else(|| text("ts")).replacen('T', " ", 1);
+    let mut shown = vec![time];
+    shown.extend((writer == Writer::Shown).then(|| or_dash(text("gateway.instance"))));
+    shown.push(or_dash(text("caller.id")));
     let event = text("event");
     let method = text("mcp.method.name");
     let what = match (event, method) {

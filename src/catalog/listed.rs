@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::alike::{Alike, Alikes};
+use super::canonical::Digest;
 use super::learned::{Fingerprint, Memory, Seen};
 use super::offer::{Audience, Kind, Offer};
 use super::page::Page;
@@ -138,6 +139,17 @@ impl Catalog {
             listed.signal(Signal::Changed);
         }
         Ok(change)
+    }
+
+    /// Trusts the definition of a tool that another replica trusts.
+    pub fn adopt(&self, server: &str, tool: &str, digest: Digest, text: Option<Box<str>>) {
+        if !self.pins.adopt(server, tool, (digest, text), SystemTime::now()) {
+            return;
+        }
+        if let Some(listed) = self.servers.lock().get(server) {
+            listed.follow_pins();
+            listed.signal(Signal::Changed);
+        }
     }
 
     /// The tools of a server whose name is like another one's.

@@ -3,6 +3,7 @@
 //!
 //! A definition counts as shown when the gateway has listed it. The first of a tool is trusted.
 
+mod adopting;
 mod judging;
 #[cfg(test)]
 mod tests;
@@ -395,6 +396,11 @@ impl Pin {
     /// When the trusted definition changed last.
     pub fn changed(&self) -> Option<SystemTime> {
         self.changed_s.map(moment)
+    }
+
+    /// The trusted definition, as far as there was room to keep it.
+    pub fn text(&self) -> Option<&str> {
+        self.text.as_deref()
     }
 
     fn trust(&mut self, pending: Pending, now_s: u64) {

@@ -68,15 +68,18 @@ impl Cursor {
         };
         let Some((place, own)) = rest.split_first_chunk() else { return Err(BadCursor) };
         let made_s = u32::from_be_bytes(*made_s);
-        let is_in_time =
-            made_s <= now_s.saturating_add(SKEW_S) && now_s.saturating_sub(made_s) <= LIFETIME_S;
-        if *of_kind != kind as u8 || !is_in_time {
+        if *of_kind != kind as u8 || !is_in_time(made_s, now_s) {
             return Err(BadCursor);
         }
         let own = own.try_into().map_err(|_| BadCursor)?;
         let (member, place) = (MemberId(*member), u32::from_be_bytes(*place));
         Ok(Self { made_s, member, kind, place, own })
     }
+}
+
+/// Whether a cursor that was made then is still of use.
+pub(super) fn is_in_time(made_s: u32, now_s: u32) -> bool {
+    made_s <= now_s.saturating_add(SKEW_S) && now_s.saturating_sub(made_s) <= LIFETIME_S
 }
 
 /// What stands in a cursor for a name, which may be long.

@@ -88,7 +88,7 @@ impl Federation {
             if let Value::Object(own) = &said["capabilities"] {
                 let own = match is_alone {
                     true => own.clone(),
-                    false => routable(own),
+                    false => routable(own, era),
                 };
                 unite(&mut capabilities, own);
             }
@@ -120,12 +120,12 @@ fn said(offer: &Offer) -> Option<Value> {
 }
 
 /// Of several servers, what can be led to the right one.
-fn routable(capabilities: &Map<String, Value>) -> Map<String, Value> {
+fn routable(capabilities: &Map<String, Value>, era: Era) -> Map<String, Value> {
     let mut routable = capabilities.clone();
     // Nobody knows what these mean, so nobody can tell whose they are.
     routable.remove("experimental");
-    // A list of tasks is no server's alone, and the gateway keeps none.
-    if let Some(Value::Object(tasks)) = routable.get_mut("tasks") {
+    // A list of tasks there is in the legacy era only.
+    if let (Era::Modern, Some(Value::Object(tasks))) = (era, routable.get_mut("tasks")) {
         tasks.remove("list");
     }
     if let Some(Value::Object(extensions)) = routable.get_mut("extensions") {

@@ -30,6 +30,8 @@ pub struct ListAsk<'a> {
     pub cursor: Option<&'a str>,
     /// Whom the answer is for: one caller, if what is shown depends on who asks.
     pub audience: Audience,
+    /// Is told of every server that the answer names as missing or old.
+    pub lacks: &'a Lacks<'a>,
     /// Seals and opens the cursors of this caller.
     pub cursors: &'a dyn SealCursors,
     /// The time of day.
@@ -40,6 +42,9 @@ pub struct ListAsk<'a> {
 
 /// Whether a definition is shown, by its member, kind, own name and annotations.
 pub type ShowsOne<'a> = dyn Fn(usize, Kind, &str, &Annotations) -> bool + 'a;
+
+/// Takes a server that a list names, how it is listed, and why so.
+pub type Lacks<'a> = dyn Fn(&str, &str, &str) + 'a;
 
 impl Federation {
     /// A page of a list: the `result`, byte for byte as the servers wrote each definition but for
@@ -92,7 +97,10 @@ impl Federation {
         let members = self.members.iter().zip(merged.offers.iter().zip(&merged.voices));
         members
             .map(|(member, (offer, voice))| {
-                member.presence((offer, *voice), ask.era, self.when_down, ask.now_ms)
+                let presence =
+                    member.presence((offer, *voice), ask.era, self.when_down, ask.now_ms);
+                member.note(presence, ask.era, &self.route);
+                presence
             })
             .collect()
     }
@@ -138,23 +146,18 @@ impl Federation {
             result.extend_from_slice(br#","nextCursor":"#);
             result.extend(json_text(&cursor));
         }
-        self.close_meta(result, ask.era, presences);
+        self.close_meta(result, ask, presences);
         result.push(b'}');
     }
 
     /// Names every server whose definitions are missing or may be old.
-    fn close_meta(&self, result: &mut Vec<u8>, era: Era, presences: &[Presence]) {
+    fn close_meta(&self, result: &mut Vec<u8>, ask: &ListAsk<'_>, presences: &[Presence]) {
         let odd = self.members.iter().zip(presences).filter_map(|(member, presence)| {
-            let (list, because) = match presence {
-                Presence::Whole => return None,
-                Presence::Kept(because) => ("kept", because),
-                Presence::LeftOut(because) => ("left_out", because),
-            };
-            // Names of servers hold no character that JSON would escape.
-            let name = &member.name;
-            Some(format!(r#"{{"name":"{name}","list":"{list}","because":"{because}"}}"#))
+            let (list, because) = presence.named()?;
+            (ask.lacks)(&member.name, list, because);
+            Some(named(&member.name, list, because))
         });
-        let odd: Vec<String> = odd.collect();
+        let (odd, era): (Vec<String>, Era) = (odd.collect(), ask.era);
         if era == Era::Legacy && odd.is_empty() {
             return;
         }
@@ -218,6 +221,12 @@ impl Merged {
             false => asked,
         }
     }
+}
+
+/// A server in `_meta`, how it is listed, and why so.
+pub(super) fn named(server: &str, list: &str, because: &str) -> String {
+    // Names of servers hold no character that JSON would escape.
+    format!(r#"{{"name":"{server}","list":"{list}","because":"{because}"}}"#)
 }
 
 /// What a modern result says of how long and for whom it may be kept.

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use serde::Deserialize;
 
@@ -26,6 +27,8 @@ pub struct Member {
     pub listed: Arc<Listed>,
     /// What the schemes of its URIs are shown with; may be empty.
     pub uri_prefix: String,
+    /// By era, the presence that was logged last, as [`Presence::code`].
+    noted: [AtomicU8; 2],
 }
 
 impl MemberId {
@@ -49,6 +52,7 @@ impl Member {
             pool: Arc::clone(pool),
             listed,
             uri_prefix: of.uri_prefix.clone(),
+            noted: Default::default(),
         }
     }
 
@@ -59,6 +63,21 @@ impl Member {
             let state = self.pool.state(endpoint, now_ms);
             matches!(state, EndpointState::Serving | EndpointState::Warming)
         })
+    }
+
+    /// Logs how it is listed for clients of an era, when that is not as it was.
+    pub(super) fn note(&self, presence: Presence, era: Era, route: &str) {
+        let (noted, code) = (&self.noted[era as usize], presence.code());
+        if noted.load(Ordering::Relaxed) == code || noted.swap(code, Ordering::Relaxed) == code {
+            return;
+        }
+        let server = &self.name;
+        match presence.named() {
+            Some((list, because)) => {
+                tracing::warn!(route, server, ?era, list, because, "lists lack a server");
+            }
+            None => tracing::info!(route, server, ?era, "lists show the server again"),
+        }
     }
 
     /// How its definitions are shown in a list.
@@ -88,6 +107,29 @@ pub(super) enum Presence {
     Whole,
     Kept(&'static str),
     LeftOut(&'static str),
+}
+
+impl Presence {
+    /// How it is listed and why so, if not as it should be.
+    pub(super) fn named(self) -> Option<(&'static str, &'static str)> {
+        match self {
+            Self::Whole => None,
+            Self::Kept(because) => Some(("kept", because)),
+            Self::LeftOut(because) => Some(("left_out", because)),
+        }
+    }
+
+    /// Another number for each.
+    fn code(self) -> u8 {
+        match self {
+            Self::Whole => 0,
+            Self::Kept("down") => 1,
+            Self::Kept(_) => 2,
+            Self::LeftOut("era") => 3,
+            Self::LeftOut("down") => 4,
+            Self::LeftOut(_) => 5,
+        }
+    }
 }
 
 /// The eras that a server can be spoken to in, as far as it has said.

@@ -13,6 +13,7 @@ mod reports;
 mod table;
 mod cursor;
 mod list;
+mod tasks;
 mod greeting;
 mod pending;
 mod body;
@@ -30,12 +31,13 @@ pub use body::BodyToClient;
 pub use cursor::{BadCursor, SealCursors};
 pub use events::{Cut, EVENT_ID_BYTES_MAX, EventsToClient, Part, Passing, event_id, own_event_id};
 pub use holder::{Held, Holder, NotHeld};
-pub use list::{ListAsk, ShowsOne};
+pub use list::{Lacks, ListAsk, ShowsOne};
 pub use member::{Member, MemberId};
 pub use message::{Answers, Passage, json, to_client};
 pub use onward::{Moment, Onward, onward};
 pub use reports::{Report, Trouble};
 pub use splices::Splices;
+pub use tasks::{TaskPage, TaskPlaces};
 pub use uris::{own_uri, shown_uri};
 
 use std::borrow::Cow;
@@ -183,6 +185,13 @@ impl Federation {
     /// Whether this member can be spoken to in this era, as far as is known.
     pub fn member_speaks(&self, member: usize, era: Era) -> bool {
         self.merged().voices.get(member).is_some_and(|voice| voice.speaks(era))
+    }
+
+    /// Whether this member can be asked which tasks it has, as far as is known.
+    pub fn lists_tasks(&self, member: usize) -> bool {
+        let merged = self.merged();
+        let can_be_asked = merged.voices.get(member).is_some_and(|voice| voice.speaks(Era::Legacy));
+        can_be_asked && merged.offers.get(member).is_some_and(|offer| tasks::lists_tasks(offer))
     }
 
     /// Whether a list may differ from caller to caller because a server says so.

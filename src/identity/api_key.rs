@@ -10,6 +10,7 @@ use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::Map;
 
 use super::caller::{Caller, Method, Proven};
+use super::revoked::Revoked;
 use crate::config;
 
 /// What the gateway's own keys begin with, so that scanners for secrets find them.
@@ -29,9 +30,12 @@ pub(super) struct ApiKeys {
 }
 
 impl ApiKeys {
-    pub(super) fn new(keys: &[config::ApiKey]) -> Self {
+    /// Revoked keys are as if no configuration named them.
+    pub(super) fn new(keys: &[config::ApiKey], revoked: &Revoked) -> Self {
+        let revoked = revoked.all();
         let callers = keys
             .iter()
+            .filter(|key| !revoked.contains(&key.sha256))
             .map(|key| {
                 let config::ApiKey { caller, tenant, scopes, sha256 } = key.clone();
                 let proven = Proven {
@@ -147,7 +151,7 @@ mod tests {
             key.line("Ann: \"the\" first")
         );
         let settings = config::parse(&yaml, "t", &|_| None).expect("settings");
-        let keys = ApiKeys::new(&settings.identity.api_keys);
+        let keys = ApiKeys::new(&settings.identity.api_keys, &Revoked::default());
         let caller = keys.find(text.as_bytes()).expect("its caller");
         assert_eq!(caller.id(), "Ann: \"the\" first");
     }

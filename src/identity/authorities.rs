@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::introspection::Introspector;
 use super::issuer::Issuer;
+use super::revoked::Revoked;
 use super::verified::Verified;
 use crate::config;
 use crate::outbound::Outbound;
@@ -24,6 +25,7 @@ const START_WAIT: Duration = Duration::from_secs(5);
 pub struct Authorities {
     current: ArcSwap<Known>,
     changed: Notify,
+    revoked: Revoked,
     pub(super) verified: Verified,
     pub(super) outbound: Outbound,
     pub(super) metrics: Arc<Metrics>,
@@ -44,10 +46,16 @@ impl Authorities {
         Self {
             current: ArcSwap::from_pointee(Known::default()),
             changed: Notify::new(),
+            revoked: Revoked::default(),
             verified: Verified::new(),
             outbound,
             metrics,
         }
+    }
+
+    /// The keys that open nothing, whatever a configuration says.
+    pub fn revoked(&self) -> &Revoked {
+        &self.revoked
     }
 
     /// The issuers of a configuration: those that did not change are the same as before.

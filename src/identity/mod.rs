@@ -16,6 +16,7 @@ mod issuer;
 mod jwt;
 mod key_set;
 mod metadata;
+mod revoked;
 mod verified;
 mod vouched;
 #[cfg(test)]
@@ -28,6 +29,7 @@ pub use caller::{Caller, Method, Proven};
 pub use certificate::{PeerCertificate, Shown};
 pub use challenge::Challenge;
 pub use metadata::ProtectedResource;
+pub use revoked::{KeyState, Revoked, TooMany};
 
 use std::fmt;
 use std::sync::Arc;
@@ -122,7 +124,7 @@ impl Identity {
             config::Anonymous::Deny => None,
         };
         Self {
-            api_keys: ApiKeys::new(&settings.api_keys),
+            api_keys: ApiKeys::new(&settings.api_keys, authorities.revoked()),
             known: authorities.prepare(settings),
             authorities: Arc::clone(authorities),
             holders: settings.certificates.clone().map(Holders::new),

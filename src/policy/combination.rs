@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use super::marks::{Held, Key, Scope, State};
 use super::names::{NAME_BYTES_MAX, Names, Origin};
+use super::question::{Question, Said};
 use crate::config::{self, BySession, Mode, NamePattern};
 use crate::sessions::SessionKey;
 use crate::upstream::now_ms;
@@ -70,6 +71,8 @@ pub enum Refused {
     Combination(Arc<str>),
     /// There is no room to remember the use that this rule asks for, so it must not happen.
     Full(Arc<str>),
+    /// Nobody can say what the caller did at other replicas, which this rule asks for.
+    Away(Arc<str>),
 }
 
 /// The marks of one admitted call. They count as running until they are dropped, or taken back.
@@ -79,9 +82,46 @@ pub struct Marks {
     held: Vec<Held>,
     /// The rule in shadow that would have refused the call.
     pub shadow: Option<Arc<str>>,
+    question: Option<Box<Question>>,
 }
 
 impl Marks {
+    /// Whether the store must be asked before the use is one.
+    pub fn are_unconfirmed(&self) -> bool {
+        self.question.is_some()
+    }
+
+    /// Looks at what the caller did at other replicas, and lets them see this use, before it is one.
+    /// Without a store, or a rule that names the tool, nothing is done.
+    ///
+    /// # Errors
+    /// As [`Combinations::admit`]; also where the store is away and the settings close the way then.
+    pub async fn confirm(mut self) -> Result<Self, Refused> {
+        let (Some(question), Some(state)) = (self.question.take(), &self.state) else {
+            return Ok(self);
+        };
+        let Some(store) = state.store() else { return Ok(self) };
+        match question.put(store).await {
+            Said::Marked { shadow, untils } => {
+                state.stored(&self.held, &untils);
+                self.shadow = self.shadow.take().or(shadow);
+                Ok(self)
+            }
+            Said::Refused(rule) => {
+                self.take_back();
+                Err(Refused::Combination(rule))
+            }
+            Said::Nothing => match question.in_force() {
+                Some(rule) if !store.is_open_when_away() => {
+                    let rule = Arc::clone(rule);
+                    self.take_back();
+                    Err(Refused::Away(rule))
+                }
+                _ => Ok(self),
+            },
+        }
+    }
+
     /// For a call that provably did not run.
     pub fn take_back(mut self) {
         if let Some(state) = self.state.take() {
@@ -186,7 +226,9 @@ impl Combinations {
         let mut shadow = None;
         for combination in labels.deny.iter().map(|index| &self.list[*index]) {
             let marked = |scope| shard.is_marked(&combination.key(scope, used), now_ms);
-            if !combination.is_met(used, marked) {
+            let is_met =
+                |(one, other): (Scope, Option<Scope>)| marked(one) && other.is_none_or(marked);
+            if !combination.alternatives(used).any(is_met) {
                 continue;
             }
             match combination.mode {
@@ -211,8 +253,27 @@ impl Combinations {
             }
         }
         drop(shard);
-        let state = (!held.is_empty()).then(|| Arc::clone(state));
-        Ok(Marks { state, held, shadow })
+        let question = state.store().map(|_| Box::new(self.question(labels, used)));
+        let state = (!held.is_empty() || question.is_some()).then(|| Arc::clone(state));
+        Ok(Marks { state, held, shadow, question })
+    }
+
+    /// The same check and the same marks, for the store.
+    fn question(&self, labels: &Labels, used: Use<'_>) -> Question {
+        let mut question = Question::new();
+        for combination in labels.deny.iter().map(|index| &self.list[*index]) {
+            let key = |scope| combination.key(scope, used);
+            let alternatives =
+                combination.alternatives(used).map(|(one, other)| (key(one), other.map(key)));
+            question.refuse((&combination.name, combination.mode), alternatives);
+        }
+        for combination in labels.after.iter().map(|index| &self.list[*index]) {
+            for (scope, keep_ms) in combination.left(used).into_iter().flatten() {
+                let rule = (&combination.name, combination.mode);
+                question.mark(rule, combination.key(scope, used), keep_ms);
+            }
+        }
+        question
     }
 }
 
@@ -221,17 +282,20 @@ impl Combination {
         Key { caller: *used.caller, combination: self.id, scope }
     }
 
-    /// Whether a use runs into a mark.
-    fn is_met(&self, used: Use<'_>, marked: impl Fn(Scope) -> bool) -> bool {
-        let (BySession::Yes, Some(session)) = (self.by_session, used.session) else {
-            return marked(Scope::Caller);
-        };
+    /// What a use must not run into: the mark of one place, or of two at once.
+    fn alternatives(&self, used: Use<'_>) -> impl Iterator<Item = (Scope, Option<Scope>)> {
+        let session = used.session.filter(|_| self.by_session == BySession::Yes);
         let here = Key::id(used.server);
-        let mut elsewhere = self.sources.iter().filter(|server| **server != here);
-        marked(Scope::Session(session))
-            || marked(Scope::Sessionless)
-            // Every use leaves the mark of its caller: without that one there is none of a server.
-            || marked(Scope::Caller) && elsewhere.any(|server| marked(Scope::Server(*server)))
+        let (here_or_without, at_servers) = match session {
+            Some(session) => {
+                ([Some(Scope::Session(session)), Some(Scope::Sessionless)], &self.sources[..])
+            }
+            None => ([Some(Scope::Caller), None], &[][..]),
+        };
+        // Every use leaves the mark of its caller: without that one there is none of a server.
+        let elsewhere = at_servers.iter().filter(move |server| **server != here);
+        let elsewhere = elsewhere.map(|server| (Scope::Caller, Some(Scope::Server(*server))));
+        here_or_without.into_iter().flatten().map(|scope| (scope, None)).chain(elsewhere)
     }
 
     /// The marks that a use leaves, and how long each counts.

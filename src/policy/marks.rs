@@ -2,12 +2,13 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
 
 use crate::sessions::SessionKey;
+use crate::shared::{Store, digest};
 
 /// Marks at once, each in about 150 bytes. When all are in use, what would need another is refused.
 pub const MARKS_MAX: usize = 262_144;
@@ -20,6 +21,10 @@ pub struct State {
     shards: [Mutex<Shard>; SHARDS],
     marks: AtomicUsize,
     marks_max: usize,
+    /// Where the other replicas see them.
+    store: Option<Arc<Store>>,
+    /// What the store has and must no longer have.
+    taken_back: Mutex<Vec<(Key, u64)>>,
 }
 
 #[derive(Default)]
@@ -59,6 +64,8 @@ struct Mark {
     keep_ms: u64,
     /// Tells this mark from an earlier one with its key.
     epoch: u64,
+    /// Until when it counts in the store, by the clock there; 0 if it does not.
+    stored_until_us: u64,
 }
 
 impl Mark {
@@ -66,6 +73,25 @@ impl Mark {
         let lately = |ended: u64| now_ms.saturating_sub(ended) <= self.keep_ms;
         self.running > 0 || self.ended_ms.is_some_and(lately)
     }
+
+    /// How long it counts from now, or from its end if that is to come.
+    fn remaining_ms(&self, now_ms: u64) -> u64 {
+        match self.ended_ms {
+            Some(ended_ms) if self.running == 0 => {
+                self.keep_ms.saturating_sub(now_ms.saturating_sub(ended_ms))
+            }
+            _ => self.keep_ms,
+        }
+    }
+}
+
+/// Which marks are renewed in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Which {
+    /// Those of calls that run: the others count there as long as they should.
+    Running,
+    /// All: it may have lost them.
+    All,
 }
 
 /// One running call's part in a mark.
@@ -76,11 +102,10 @@ pub(super) struct Held {
 }
 
 impl Key {
-    /// The number of a name, of a combination or a server; the same in every configuration of this process.
+    /// The number of a name, of a combination or a server; the same at every replica.
     pub(super) fn id(name: &str) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        name.hash(&mut hasher);
-        hasher.finish()
+        let id = digest("combination", &[name.as_bytes()]);
+        id.first_chunk().copied().map_or(0, u64::from_le_bytes)
     }
 }
 
@@ -92,14 +117,56 @@ impl fmt::Debug for State {
 
 impl Default for State {
     fn default() -> Self {
-        Self::with_room(MARKS_MAX)
+        Self::with_room(MARKS_MAX, None)
     }
 }
 
 impl State {
-    fn with_room(marks_max: usize) -> Self {
+    /// No marks yet. Those of other replicas are seen in the store, if there is one.
+    pub fn new(store: &Arc<Store>) -> Self {
+        Self::with_room(MARKS_MAX, store.is_configured().then(|| Arc::clone(store)))
+    }
+
+    fn with_room(marks_max: usize, store: Option<Arc<Store>>) -> Self {
         let shards = std::array::from_fn(|_| Mutex::new(Shard::default()));
-        Self { shards, marks: AtomicUsize::new(0), marks_max }
+        let taken_back = Mutex::default();
+        Self { shards, marks: AtomicUsize::new(0), marks_max, store, taken_back }
+    }
+
+    /// Where the other replicas see the marks, if there are others.
+    pub(super) fn store(&self) -> Option<&Store> {
+        self.store.as_deref()
+    }
+
+    /// Until when marks count in the store.
+    pub(super) fn stored(&self, held: &[Held], untils_us: &[u64]) {
+        let Some(first) = held.first() else { return };
+        let mut locked = self.lock(&first.key.caller);
+        for (held, until_us) in held.iter().zip(untils_us) {
+            if let Some(mark) = locked.held(held) {
+                mark.stored_until_us = mark.stored_until_us.max(*until_us);
+            }
+        }
+    }
+
+    /// The marks that must go on counting in the store, and for how long from now: those that run, or
+    /// every one.
+    pub(super) fn to_renew(&self, which: Which, now_ms: u64) -> Vec<(Key, u64)> {
+        let mut found = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.lock();
+            let wanted = shard.marks.iter().filter(|(_, mark)| match which {
+                Which::Running => mark.running > 0,
+                Which::All => mark.counts(now_ms),
+            });
+            found.extend(wanted.map(|(key, mark)| (*key, mark.remaining_ms(now_ms))));
+        }
+        found
+    }
+
+    /// What the store must no longer have.
+    pub(super) fn to_take_back(&self) -> Vec<(Key, u64)> {
+        std::mem::take(&mut self.taken_back.lock())
     }
 
     /// How many marks there are.
@@ -127,8 +194,11 @@ impl State {
         let over = |key: &Key, mark: &mut Mark| {
             key.caller == *caller && key.scope == Scope::Session(session) && mark.running == 0
         };
-        let gone: Vec<Key> = shard.marks.extract_if(over).map(|(key, _)| key).collect();
-        gone.iter().for_each(|key| self.forget(shard, key));
+        let gone: Vec<(Key, Mark)> = shard.marks.extract_if(over).collect();
+        for (key, mark) in gone {
+            self.forget(shard, &key);
+            self.unstore(key, &mark);
+        }
     }
 
     pub(super) fn lock(&self, caller: &[u8; 16]) -> Locked<'_> {
@@ -157,6 +227,13 @@ impl State {
         let over = |_: &Key, mark: &mut Mark| !mark.counts(now_ms);
         let gone: Vec<Key> = shard.marks.extract_if(over).map(|(key, _)| key).collect();
         gone.iter().for_each(|key| self.forget(shard, key));
+    }
+
+    /// Lets the store forget a mark that is gone before its time.
+    fn unstore(&self, key: Key, mark: &Mark) {
+        if self.store.is_some() && mark.stored_until_us > 0 {
+            self.taken_back.lock().push((key, mark.stored_until_us));
+        }
     }
 
     /// Counts a mark that is gone.
@@ -193,7 +270,8 @@ impl Locked<'_> {
         self.shard.epochs += 1;
         let epoch = self.shard.epochs;
         *self.shard.callers.entry(key.caller).or_insert(0) += 1;
-        self.shard.marks.insert(key, Mark { running: 1, ended_ms: None, keep_ms, epoch });
+        let mark = Mark { running: 1, ended_ms: None, keep_ms, epoch, stored_until_us: 0 };
+        self.shard.marks.insert(key, mark);
         Some(Held { key, epoch })
     }
 
@@ -225,8 +303,9 @@ impl Locked<'_> {
             let Some(mark) = self.held(held) else { continue };
             mark.running = mark.running.saturating_sub(1);
             if mark.running == 0 && mark.ended_ms.is_none() {
-                self.shard.marks.remove(&held.key);
+                let Some(gone) = self.shard.marks.remove(&held.key) else { continue };
                 self.state.forget(&mut self.shard, &held.key);
+                self.state.unstore(held.key, &gone);
             }
         }
     }
@@ -242,7 +321,7 @@ mod tests {
 
     #[test]
     fn the_cap_is_hard_and_counts_what_is_there() {
-        let state = State::with_room(2);
+        let state = State::with_room(2, None);
         let mark = |caller: u8, now_ms| state.lock(&[caller; 16]).mark(key(caller), 10, now_ms);
         let one = mark(1, 0).unwrap();
         assert!(mark(2, 0).is_some() && mark(3, 0).is_none());

@@ -20,6 +20,8 @@ mod inquiry;
 mod listing;
 mod marks;
 mod names;
+mod question;
+mod renewal;
 mod rule;
 mod survey;
 mod table;

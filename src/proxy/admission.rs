@@ -316,7 +316,23 @@ impl Gateway {
             caller: caller.digest(),
             session,
         };
-        match combinations.admit(&self.lasting.marks, used, now_ms()) {
+        let admitted = combinations.admit(&self.lasting.marks, used, now_ms());
+        self.keep_marks(ctx, admitted)
+    }
+
+    /// The same for what the caller did at other replicas.
+    pub(super) async fn confirm_use(&self, ctx: &mut Context) -> Result<(), Refusal> {
+        let marks = std::mem::take(&mut ctx.admission.marks);
+        let confirmed = marks.confirm().await;
+        self.keep_marks(ctx, confirmed)
+    }
+
+    fn keep_marks(
+        &self,
+        ctx: &mut Context,
+        admitted: Result<Marks, policy::Refused>,
+    ) -> Result<(), Refusal> {
+        let (rule, reason) = match admitted {
             Ok(marks) => {
                 if let Some(shadow) = &marks.shadow {
                     let outcome = policy::Outcome::Refused;
@@ -324,18 +340,17 @@ impl Gateway {
                     ctx.record.ruling.shadow.get_or_insert_with(shadow);
                 }
                 ctx.admission.marks = marks;
-                Ok(())
+                return Ok(());
             }
-            Err(policy::Refused::Combination(rule)) => {
-                ctx.record.ruling.rule = Some(rule);
-                Err(Reason::CombinationForbidden.into())
-            }
+            Err(policy::Refused::Combination(rule)) => (rule, Reason::CombinationForbidden),
             Err(policy::Refused::Full(rule)) => {
                 self.lasting.metrics.policy.marks_full.inc();
-                ctx.record.ruling.rule = Some(rule);
-                Err(Reason::CombinationFull.into())
+                (rule, Reason::CombinationFull)
             }
-        }
+            Err(policy::Refused::Away(rule)) => (rule, Reason::CombinationAway),
+        };
+        ctx.record.ruling.rule = Some(rule);
+        Err(reason.into())
     }
 
     /// How much? What can be told before the body is read.

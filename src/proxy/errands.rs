@@ -14,12 +14,12 @@ use super::Gateway;
 use super::answer;
 use super::context::{Context, Reached};
 use super::identity_headers::{subject, told};
-use super::own_request::{OwnRequest, message_head};
+use super::own_request::{self, OwnRequest, message_head};
 use super::placing::locate_leg;
 use super::plan::{Errand, Held, What};
 use super::refusal::Refusal;
 use crate::catalog::{self, Audience};
-use crate::federation::{BadCursor, Federation, Holder, ListAsk, Member};
+use crate::federation::{BadCursor, Federation, Holder, Lacks, ListAsk, Member};
 use crate::jsonrpc::peek;
 use crate::mcp::{self, Era, Listed, Revision, Verdict};
 use crate::policy::Listing;
@@ -41,9 +41,9 @@ enum Said {
 }
 
 /// What a server is told.
-struct Message {
-    verb: Method,
-    body: Bytes,
+pub(super) struct Message {
+    pub(super) verb: Method,
+    pub(super) body: Bytes,
 }
 
 impl Gateway {
@@ -95,7 +95,15 @@ impl Gateway {
             }
             What::Discover => Ok(Said::Result(federation.greeting(Era::Modern, None), None)),
             What::List(kind) => {
-                let page = list(federation, kind, ctx, errand)?;
+                let metrics = &self.lasting.metrics.catalog;
+                let lacks = |server: &str, list: &str, reason: &str| {
+                    metrics.list_lacks(server, list, reason);
+                };
+                let page = list(federation, kind, ctx, errand, &lacks)?;
+                Ok(Said::Result(page, None))
+            }
+            What::ListTasks => {
+                let page = self.list_tasks(session, ctx, federation, errand).await?;
                 Ok(Said::Result(page, None))
             }
             What::Ping => Ok(Said::Result(Bytes::from_static(b"{}"), None)),
@@ -148,14 +156,27 @@ impl Gateway {
         ctx: &Context,
         member: &Member,
         held: &Held,
-        Message { verb, body }: Message,
+        message: Message,
     ) -> bool {
+        // Nobody waits for what one of several servers thinks of it.
+        self.ask_one(session, ctx, member, held, message).await.is_some()
+    }
+
+    /// What the server at which the session has this leg says in time.
+    pub(super) async fn ask_one(
+        &self,
+        session: &ServerSession,
+        ctx: &Context,
+        member: &Member,
+        held: &Held,
+        Message { verb, body }: Message,
+    ) -> Option<own_request::Said> {
         let client = session.req_header();
         let caller = ctx.record.caller.as_deref();
         let (Some(endpoint), Ok(mut head)) =
             (&held.endpoint, message_head(client, held.state.revision))
         else {
-            return false;
+            return None;
         };
         if verb != Method::POST {
             head.remove_header(&CONTENT_TYPE);
@@ -172,10 +193,9 @@ impl Gateway {
                 credential: credential.as_ref(),
                 told: told(&member.pool, caller),
             };
-            // Nobody waits for what one of several servers thinks of it.
             self.ask_endpoint(&member.pool, endpoint, request).await.ok()
         };
-        matches!(timeout(TELL_MAX, tell).await, Ok(Some(_)))
+        timeout(TELL_MAX, tell).await.ok().flatten()
     }
 
     /// A leg that moves, or is opened later, gets the level that the client has set.
@@ -256,6 +276,7 @@ fn list(
     kind: catalog::Kind,
     ctx: &Context,
     errand: &Errand,
+    lacks: &Lacks<'_>,
 ) -> Result<Bytes, Refusal> {
     let record = &ctx.record;
     let (Some(route), Some(caller)) = (&record.route, &record.caller) else {
@@ -284,6 +305,7 @@ fn list(
         era: errand.shape.era,
         cursor: cursor.as_deref(),
         audience: if all_is_shown { Audience::Everyone } else { Audience::Caller },
+        lacks,
         cursors: &holder,
         now: SystemTime::now(),
         now_ms: now_ms(),
@@ -299,7 +321,7 @@ fn list(
 }
 
 /// As servers answer it.
-fn bad_cursor() -> Refusal {
+pub(super) fn bad_cursor() -> Refusal {
     let refusal = Refusal::from(Reason::HandleUnknown);
     Refusal { status: 200, message: "invalid cursor".into(), ..refusal }
 }

@@ -9,6 +9,7 @@ mod early_request_filter;
 mod edge;
 mod endpoint_outcome;
 mod errands;
+mod task_lists;
 mod exchange;
 mod finding;
 mod head;

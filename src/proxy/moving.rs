@@ -15,14 +15,15 @@ use parking_lot::Mutex;
 use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
 use pingora::time::timeout;
-use serde_json::json;
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 use super::Gateway;
 use super::context::Context;
 use super::identity_headers::{subject, told};
 use super::own_request::{OwnRequest, Said, Unsaid, message_head};
 use super::plan::{Exchange, Forward, Held, Placement};
+use super::reaping::Unclaimed;
 use crate::config::OnEndpointLoss;
 use crate::identity::Caller;
 use crate::mcp::{Answer, MCP_PROTOCOL_VERSION, Revision};
@@ -348,7 +349,12 @@ impl Gateway {
         opener: &Opener<'_>,
     ) -> Result<(Option<Vec<u8>>, Option<Revision>), Unsaid> {
         let Opener { key, pool, client, opening, revision, restore, credential, told } = opener;
-        let say = async |revision, session: Option<&[u8]>, message: serde_json::Value| {
+        let place = Place { endpoint: Arc::clone(endpoint), upstream_id: None };
+        let left =
+            Abandoned { key: *key, caller: ctx.record.caller.clone(), place, revision: *revision };
+        let mut unclaimed = Unclaimed::new(&self.reaper, left);
+        // Whoever opens it may stop waiting, and then nobody knows of it.
+        let say = async |unclaimed: &mut Unclaimed<'_>, revision, session, message: Value| {
             let head = message_head(client, revision).map_err(|_| Unsaid::Broken)?;
             let request = OwnRequest {
                 head: &head,
@@ -359,12 +365,12 @@ impl Gateway {
                 credential: credential.as_ref(),
                 told: *told,
             };
-            self.ask_endpoint(pool, endpoint, request).await
+            self.ask_for(pool, endpoint, request, unclaimed).await
         };
         let initialize = json!({
             "jsonrpc": "2.0", "id": "toolgate-1", "method": "initialize", "params": opening,
         });
-        let Said { head, answer } = say(None, None, initialize).await?;
+        let Said { head, answer, .. } = say(&mut unclaimed, None, None, initialize).await?;
         if head.status >= 500 {
             return Err(Unsaid::Broken);
         }
@@ -372,17 +378,17 @@ impl Gateway {
             return Err(Unsaid::Refused);
         };
         let upstream_id = head.session_id().map(|id| id.as_bytes().to_vec());
+        if let Some(left) = &mut unclaimed.session {
+            left.revision = agreed;
+        }
         if !(200..300).contains(&head.status) || (revision.is_some() && agreed != *revision) {
             // The client goes on in the revision of its session; it cannot be told another one.
-            let place = Place { endpoint: Arc::clone(endpoint), upstream_id };
-            let (key, caller) = (*key, ctx.record.caller.clone());
-            let left = Abandoned { key, caller, place, revision: agreed };
-            self.reaper.add(left, Instant::now());
             return Err(Unsaid::Refused);
         }
+        let mut nothing = Unclaimed::nothing(&self.reaper);
         let (session, revision) = (upstream_id.as_deref(), agreed.or(*revision));
         let initialized = json!({ "jsonrpc": "2.0", "method": "notifications/initialized" });
-        let Said { head, .. } = say(revision, session, initialized).await?;
+        let Said { head, .. } = say(&mut nothing, revision, session, initialized).await?;
         if !(200..300).contains(&head.status) {
             return Err(Unsaid::Refused);
         }
@@ -394,11 +400,12 @@ impl Gateway {
             let message = json!({
                 "jsonrpc": "2.0", "id": "toolgate-2", "method": method, "params": params,
             });
-            let said = say(revision, session, message).await?;
+            let said = say(&mut nothing, revision, session, message).await?;
             if !matches!(said.answer, Some(Answer::Success { .. })) {
                 tracing::debug!(method, endpoint = endpoint.url(), "not restored");
             }
         }
+        unclaimed.claim();
         Ok((upstream_id, agreed))
     }
 }

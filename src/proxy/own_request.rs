@@ -12,10 +12,12 @@ use pingora::time::timeout;
 
 use super::Shared;
 use super::exchange::Exchange;
+use super::reaping::Unclaimed;
 use super::response_filter::UpstreamHead;
 use super::upstream_request_filter::Outgoing;
 use crate::identity::Caller;
-use crate::mcp::{Answer, MCP_METHOD, MCP_NAME, MCP_PROTOCOL_VERSION, Revision};
+use crate::mcp::{Answer, MCP_METHOD, MCP_NAME, MCP_PROTOCOL_VERSION, Revision, data_of_events};
+use crate::sessions::Abandoned;
 use crate::upstream::{Endpoint, Field, Pool};
 
 /// An answer larger than this is not read.
@@ -39,6 +41,18 @@ pub(super) struct Said {
     pub(super) head: UpstreamHead,
     /// The JSON-RPC answer, if there was one.
     pub(super) answer: Option<Answer>,
+    body: Bytes,
+}
+
+impl Said {
+    /// The JSON-RPC answer as it stands on the wire; whatever else came if there was none.
+    pub(super) fn text(self) -> Bytes {
+        if !self.head.is_event_stream() {
+            return self.body;
+        }
+        let mut events = data_of_events(&self.body).into_iter();
+        events.find(|data| Answer::of_json(data).is_some()).unwrap_or_default().into()
+    }
 }
 
 /// Why nothing came back.
@@ -51,6 +65,13 @@ pub(super) enum Unsaid {
     Refused,
 }
 
+/// Why an exchange came to nothing.
+enum Silent {
+    /// It had been kept, and the server had closed it.
+    Closed,
+    Broken,
+}
+
 impl Shared {
     /// Asks the endpoint, and reads its answer as far as it is needed.
     pub(super) async fn ask_endpoint(
@@ -59,32 +80,57 @@ impl Shared {
         endpoint: &Arc<Endpoint>,
         request: OwnRequest<'_>,
     ) -> Result<Said, Unsaid> {
-        let Ok(mut exchange) = self.connections.open(endpoint).await else {
+        self.ask_for(pool, endpoint, request, &mut Unclaimed::nothing(&self.reaper)).await
+    }
+
+    /// Asks the endpoint for a session, which is `unclaimed` from when it is named.
+    pub(super) async fn ask_for(
+        &self,
+        pool: &Pool,
+        endpoint: &Arc<Endpoint>,
+        request: OwnRequest<'_>,
+        unclaimed: &mut Unclaimed<'_>,
+    ) -> Result<Said, Unsaid> {
+        let Ok(exchange) = self.connections.open(endpoint).await else {
             return Err(Unsaid::Unreachable);
         };
-        let asked = self.converse(endpoint, &mut exchange, &request);
-        match timeout(pool.timeouts().first_byte, asked).await {
-            Ok(Some(said)) => {
-                if exchange.is_finished() {
-                    self.connections.close(exchange).await;
-                }
-                Ok(said)
-            }
-            Ok(None) if exchange.reused && !exchange.heard() => {
-                // The server closed the kept connection in this moment; what the gateway asks may
-                // be asked twice.
+        match self.ask_by(exchange, pool, endpoint, &request, unclaimed).await {
+            // The server closed the kept connection in this moment; what the gateway asks may be
+            // asked twice.
+            Err(Silent::Closed) => {
                 let fresh = self.connections.open_fresh(endpoint).await;
-                let mut fresh = fresh.map_err(|_| Unsaid::Unreachable)?;
-                let asked = self.converse(endpoint, &mut fresh, &request);
-                let said = timeout(pool.timeouts().first_byte, asked).await;
-                let said = said.ok().flatten().ok_or(Unsaid::Broken)?;
-                if fresh.is_finished() {
-                    self.connections.close(fresh).await;
-                }
-                Ok(said)
+                let fresh = fresh.map_err(|_| Unsaid::Unreachable)?;
+                let said = self.ask_by(fresh, pool, endpoint, &request, unclaimed).await;
+                said.map_err(|_| Unsaid::Broken)
             }
-            Ok(None) | Err(_) => Err(Unsaid::Broken),
+            Err(Silent::Broken) => Err(Unsaid::Broken),
+            Ok(said) => Ok(said),
         }
+    }
+
+    async fn ask_by(
+        &self,
+        exchange: Exchange,
+        pool: &Pool,
+        endpoint: &Endpoint,
+        request: &OwnRequest<'_>,
+        unclaimed: &mut Unclaimed<'_>,
+    ) -> Result<Said, Silent> {
+        // Whoever waits may leave at any moment: the exchange is then still in good hands.
+        let exchange = unclaimed.exchange.insert(exchange);
+        let asked = self.converse(endpoint, exchange, request, &mut unclaimed.session);
+        let Ok(said) = timeout(pool.timeouts().first_byte, asked).await else {
+            return Err(Silent::Broken);
+        };
+        let exchange = unclaimed.exchange.take();
+        let Some(said) = said else {
+            let was_closed = exchange.is_some_and(|of| of.reused && !of.heard());
+            return Err(if was_closed { Silent::Closed } else { Silent::Broken });
+        };
+        if let Some(exchange) = exchange.filter(Exchange::is_finished) {
+            self.connections.close(exchange).await;
+        }
+        Ok(said)
     }
 
     async fn converse(
@@ -92,6 +138,7 @@ impl Shared {
         endpoint: &Endpoint,
         exchange: &mut Exchange,
         request: &OwnRequest<'_>,
+        opened: &mut Option<Abandoned>,
     ) -> Option<Said> {
         let outgoing = Outgoing {
             client: request.head,
@@ -106,6 +153,9 @@ impl Shared {
         let prepared = exchange.prepare(&outgoing).ok()?;
         exchange.send(prepared, &request.body).await.ok()?;
         let head = exchange.read_head(1024).await.ok()?;
+        if let Some(opened) = opened {
+            opened.place.upstream_id = head.session_id().map(|id| id.as_bytes().to_vec());
+        }
         let mut body = BytesMut::from(&exchange.arrived().ok()?.part[..]);
         loop {
             let answer = match head.is_event_stream() {
@@ -115,14 +165,14 @@ impl Shared {
             // A stream may go on after the answer; nothing in it is for anybody.
             let is_whole = exchange.is_finished();
             if is_whole || (head.is_event_stream() && answer.is_some()) {
-                return Some(Said { head, answer });
+                return Some(Said { head, answer, body: body.freeze() });
             }
             if body.len() > ANSWER_BYTES_MAX {
                 return None;
             }
             match exchange.read_body().await.ok()? {
                 Some(part) => body.extend_from_slice(&part),
-                None => return Some(Said { head, answer }),
+                None => return Some(Said { head, answer, body: body.freeze() }),
             }
         }
     }

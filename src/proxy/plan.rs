@@ -66,6 +66,8 @@ pub(super) enum What {
     Discover,
     /// A list.
     List(Kind),
+    /// `tasks/list`: every server of the session is asked.
+    ListTasks,
     /// `ping`.
     Ping,
     /// `logging/setLevel`: every server of the session is told.

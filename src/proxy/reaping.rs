@@ -11,6 +11,7 @@ use pingora::http::RequestHeader;
 use pingora::time::timeout;
 
 use super::Shared;
+use super::exchange::Exchange;
 use super::own_request::{OwnRequest, Unsaid};
 use crate::mcp::MCP_PROTOCOL_VERSION;
 use crate::sessions::{Abandoned, View, seconds};
@@ -23,6 +24,12 @@ const WAITING_MAX: usize = 64 * 1024;
 const BATCH: usize = 16 * 1024;
 /// How long one may take to end.
 const END_MAX: Duration = Duration::from_secs(5);
+/// Answers to `initialize` that are waited for at the most: each has a connection of its own.
+const LATE_MAX: usize = 1024;
+/// How long one is waited for. A server that takes longer keeps its session.
+const ANSWER_MAX: Duration = Duration::from_secs(120);
+/// How long all of them are listened to at a time.
+const HEAR_MAX: Duration = Duration::from_millis(200);
 /// What is ended at once.
 const CONCURRENT: usize = 16;
 
@@ -30,6 +37,50 @@ const CONCURRENT: usize = 16;
 #[derive(Default)]
 pub(super) struct Reaper {
     waiting: Mutex<Vec<(Instant, Abandoned)>>,
+    late: Mutex<Vec<Late>>,
+}
+
+/// An `initialize` for which nobody waits any more.
+struct Late {
+    exchange: Exchange,
+    session: Abandoned,
+    until: Instant,
+}
+
+/// A session that is being opened. Unless it is claimed, it is ended as soon as its server names it.
+pub(super) struct Unclaimed<'r> {
+    reaper: &'r Reaper,
+    /// What is known of it.
+    pub(super) session: Option<Abandoned>,
+    /// Where its server is asked for it.
+    pub(super) exchange: Option<Exchange>,
+}
+
+impl<'r> Unclaimed<'r> {
+    /// A session that is asked for at this endpoint.
+    pub(super) fn new(reaper: &'r Reaper, session: Abandoned) -> Self {
+        Self { reaper, session: Some(session), exchange: None }
+    }
+
+    /// No session at all.
+    pub(super) fn nothing(reaper: &'r Reaper) -> Self {
+        Self { reaper, session: None, exchange: None }
+    }
+
+    /// It is used.
+    pub(super) fn claim(mut self) {
+        self.session = None;
+    }
+}
+
+impl Drop for Unclaimed<'_> {
+    fn drop(&mut self) {
+        let Some(session) = self.session.take() else { return };
+        match self.exchange.take().filter(|_| session.place.upstream_id.is_none()) {
+            Some(exchange) => self.reaper.wait_for(exchange, session),
+            None => self.reaper.add(session, Instant::now()),
+        }
+    }
 }
 
 impl Reaper {
@@ -38,6 +89,14 @@ impl Reaper {
         let mut waiting = self.waiting.lock();
         if session.place.upstream_id.is_some() && waiting.len() < WAITING_MAX {
             waiting.push((due, session));
+        }
+    }
+
+    /// Waits for what a server says to an `initialize` for which nobody else does.
+    fn wait_for(&self, exchange: Exchange, session: Abandoned) {
+        let mut late = self.late.lock();
+        if late.len() < LATE_MAX {
+            late.push(Late { exchange, session, until: Instant::now() + ANSWER_MAX });
         }
     }
 
@@ -63,6 +122,7 @@ impl Shared {
         let (sessions, rules) = (&snapshot.sessions, snapshot.session_rules);
         let now = seconds(SystemTime::now());
         sessions.make_room(now, rules);
+        self.hear_late().await;
         self.end_all(self.reaper.take_due()).await;
         // A process that drains does not see what its successor's clients use.
         while !self.lifecycle.is_draining() {
@@ -77,6 +137,23 @@ impl Shared {
             }
         }
         self.lasting.metrics.sessions.tracked.set(sessions.len() as i64);
+    }
+
+    /// Hears which sessions were opened too late, so that they are ended.
+    async fn hear_late(&self) {
+        let late = std::mem::take(&mut *self.reaper.late.lock());
+        let hear = async |mut late: Late| match timeout(HEAR_MAX, late.exchange.read_head(1024))
+            .await
+        {
+            Ok(Ok(head)) => {
+                late.session.place.upstream_id = head.session_id().map(|id| id.as_bytes().to_vec());
+                self.reaper.add(late.session, Instant::now());
+            }
+            Ok(Err(_)) => {}
+            Err(_) if late.until > Instant::now() => self.reaper.late.lock().push(late),
+            Err(_) => {}
+        };
+        stream::iter(late).for_each_concurrent(None, hear).await;
     }
 
     async fn end_all(&self, sessions: Vec<Abandoned>) {

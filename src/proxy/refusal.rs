@@ -97,6 +97,7 @@ fn row(reason: Reason) -> (u16, i32, &'static str) {
         Reason::DefinitionPending => (403, 403, "the tool has changed, and waits for approval"),
         Reason::CombinationForbidden => (403, 403, "not allowed after what was called before"),
         Reason::CombinationFull => (503, 503, "what is called cannot be remembered now"),
+        Reason::CombinationAway => (503, 503, "what was called before cannot be known now"),
         Reason::StreamsFull => (503, 503, "too many streams"),
         Reason::EndpointNone => (503, 503, "no endpoint is available"),
         Reason::EndpointBusy => (503, 503, "the server has too much to do"),

@@ -184,6 +184,9 @@ impl Gateway {
             self.authorize_listening(ctx, route, caller, body)?;
         }
         self.remember_use(ctx, route, caller, wish, key)?;
+        if ctx.admission.marks.are_unconfirmed() {
+            self.confirm_use(ctx).await?;
+        }
         let turn = self.admit(session.as_mut(), ctx, (route, caller), wish, (shape, key)).await?;
         if let Turn::ClientLeft = turn {
             return Ok(Plan::Abandoned);

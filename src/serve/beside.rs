@@ -59,15 +59,23 @@ impl BackgroundService for ReplicaKeeping {
             // Calls ask until the last connection ends.
             drop(shutdown.changed().await);
         };
-        let limits = Arc::clone(shared.snapshot().limits.state());
-        let sharing = async {
+        let following = async {
+            tokio::join!(shared.lasting().marks.share());
+        };
+        let keeping = async {
+            tokio::select! {
+                () = shared.store().keep(end) => {}
+                () = following => {}
+            }
+        };
+        let limiting = async {
             tokio::select! {
                 // Calls hold their places while the process drains.
-                () = limits.share() => {}
+                () = shared.lasting().limits.share() => {}
                 _ = drained.wait_for(|_| false) => {}
             }
         };
-        tokio::join!(shared.store().keep(end), sharing);
+        tokio::join!(keeping, limiting);
     }
 }
 

@@ -7,12 +7,14 @@
 //! own, so that the clocks of replicas need not agree.
 
 mod ask;
+mod board;
 mod fleet;
 mod link;
 mod name;
 mod sealed;
 
 pub use ask::Ask;
+pub use board::{Board, Fields, Steps, slim};
 pub use fleet::{Heard, Topic};
 pub use link::{Away, Standing, Store};
 pub use name::{Name, digest};

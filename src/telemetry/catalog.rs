@@ -11,6 +11,7 @@ pub struct CatalogMetrics {
     changes: IntCounterVec,
     refreshes: IntCounterVec,
     left_out: IntCounterVec,
+    lists_lacking: IntCounterVec,
 }
 
 /// How asking a server went.
@@ -71,6 +72,12 @@ impl CatalogMetrics {
                 "Definitions of changed lists that were left out: malformed, or of a name that is taken.",
                 &["server", "kind", "reason"],
             ),
+            lists_lacking: counters(
+                registry,
+                "toolgate_lists_lacking_total",
+                "Answers for several servers that left one of them out, or showed what was kept of it.",
+                &["server", "list", "reason"],
+            ),
         }
     }
 
@@ -104,6 +111,11 @@ impl CatalogMetrics {
         }
     }
 
+    /// Counts a list that leaves a server out, or shows what is kept of it.
+    pub fn list_lacks(&self, server: &str, list: &str, reason: &str) {
+        self.lists_lacking.with_label_values(&[server, list, reason]).inc();
+    }
+
     /// Shows a server no longer.
     pub fn forget<'k>(&self, server: &str, kinds: impl Iterator<Item = &'k str>) {
         // What was never shown cannot be removed, and need not be.
@@ -114,6 +126,9 @@ impl CatalogMetrics {
                 self.left_out.remove_label_values(&[server, kind, reason]).ok();
             }
         }
+        for (list, reason) in LACKING {
+            self.lists_lacking.remove_label_values(&[server, list, reason]).ok();
+        }
         self.age.remove_label_values(&[server]).ok();
         for outcome in Refresh::ALL {
             self.refreshes.remove_label_values(&[server, outcome.as_str()]).ok();
@@ -121,5 +136,18 @@ impl CatalogMetrics {
     }
 }
 
+/// How a server is named in lists, and why.
+const LACKING: [(&str, &str); 10] = [
+    ("kept", "down"),
+    ("kept", "stale"),
+    ("left_out", "down"),
+    ("left_out", "era"),
+    ("left_out", "not_listed"),
+    ("left_out", "no_session"),
+    ("left_out", "no_answer"),
+    ("left_out", "error"),
+    ("left_out", "unreadable"),
+    ("left_out", "cursor"),
+];
 /// Why a definition is left out.
 const LEFT_OUT: [&str; 2] = ["malformed", "duplicate"];

@@ -4,7 +4,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus::{IntCounterVec, IntGauge, Registry};
 
-use super::metrics::{counters, gauge};
+use super::instance;
+use super::metrics::{counters, gauge, gauges};
 
 /// Which configuration is in force, and how it came to be.
 pub(super) struct Configuration {
@@ -15,6 +16,13 @@ pub(super) struct Configuration {
 
 impl Configuration {
     pub(super) fn new(registry: &Registry) -> Self {
+        let replica = gauges(
+            registry,
+            "toolgate_replica_info",
+            "Which replica of the gateway this is: machine and process, as in the record.",
+            &["replica", "version"],
+        );
+        replica.with_label_values(&[instance().as_str(), env!("CARGO_PKG_VERSION")]).set(1);
         Self {
             reloads: counters(
                 registry,

@@ -103,6 +103,8 @@ reasons! {
     CombinationForbidden => "combination_forbidden",
     /// One more use of a labelled tool cannot be remembered.
     CombinationFull => "combination_full",
+    /// Nobody can say what was called before at other replicas.
+    CombinationAway => "combination_away",
     /// The process holds as many streams as it may.
     StreamsFull => "streams_full",
     /// No endpoint of the server can take the call.

@@ -1,5 +1,7 @@
 //! The official Rust SDK against the demo fleet: directly, and through the gateway.
 
+mod asked;
+
 use crate::support::gateway::Gateway;
 use crate::support::rmcp_client::{Era, exercise, exercise_both};
 use std::time::Duration;

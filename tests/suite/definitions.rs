@@ -13,16 +13,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-const CATALOG: &str = "catalog: { listing: on, refresh: 100ms }\n";
+pub(crate) const CATALOG: &str = "catalog: { listing: on, refresh: 100ms }\n";
 
 /// A server whose tool says something else with each step of the counter.
-struct Changing {
+pub(crate) struct Changing {
     upstream: Upstream,
     step: Arc<AtomicUsize>,
 }
 
 impl Changing {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let step = Arc::new(AtomicUsize::new(0));
         let now = Arc::clone(&step);
         let upstream =
@@ -30,12 +30,12 @@ impl Changing {
         Self { upstream, step }
     }
 
-    fn sections(&self, on_change: &str) -> String {
+    pub(crate) fn sections(&self, on_change: &str) -> String {
         let server = format!(", definitions: {{ on_change: {on_change} }}");
         sections(&[self.upstream.url()], &server)
     }
 
-    fn change(&self) {
+    pub(crate) fn change(&self) {
         self.step.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -4,6 +4,7 @@ mod calls;
 mod hostile;
 mod lists;
 mod sessions;
+mod tasks;
 
 use crate::support::client::{self, Answer};
 use crate::support::gateway::Gateway;
@@ -124,6 +125,7 @@ impl Server {
                 "resourceTemplates" | "resources" => {
                     capabilities["resources"] = json!({ "subscribe": true });
                 }
+                "tasks" => capabilities["tasks"] = json!({ "list": {} }),
                 key => capabilities[key] = json!({}),
             }
         }

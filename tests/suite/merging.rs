@@ -1,5 +1,6 @@
 //! One stream made of those of several servers: GET of a legacy session, and modern listen requests.
 
+mod ending;
 mod listening;
 
 use crate::support::client::{self, Answer, Client};

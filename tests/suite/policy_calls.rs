@@ -18,14 +18,18 @@ pub(crate) async fn stage(upstream: Upstream, more: &str) -> Stage {
 
 /// The same with a configuration of its own.
 async fn stage_of(upstream: Upstream, sections: &str) -> Stage {
+    let gateway = Gateway::start(&format!("{sections}{}", identity())).await;
+    Stage { gateway, upstream }
+}
+
+/// The section that knows ann and bob by their keys.
+pub(crate) fn identity() -> String {
     let keys = ["ann", "bob"].map(|caller| {
         let digest = ring::digest::digest(&ring::digest::SHA256, key(caller).as_bytes());
         let hex: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
         format!("{{ caller: {caller}, sha256: {hex} }}")
     });
-    let identity = format!("identity: {{ api_keys: [{}] }}\n", keys.join(", "));
-    let gateway = Gateway::start(&format!("{sections}{identity}")).await;
-    Stage { gateway, upstream }
+    format!("identity: {{ api_keys: [{}] }}\n", keys.join(", "))
 }
 
 fn key(caller: &str) -> String {

@@ -1,6 +1,8 @@
 //! Many replicas that are one gateway, by a store that they share.
 
+mod combinations;
 mod limits;
+mod operators;
 mod places;
 mod store;
 

@@ -5,18 +5,31 @@ import json
 import sys
 
 import mcp
+from mcp import types
 
+MODERN = "2026-07-28"
 MODE, WALK = sys.argv[1], json.loads(sys.argv[2])
+LOGS = []
 
 
 async def main():
-    async with mcp.Client(WALK["url"], mode=MODE) as client:
+    options = {
+        "mode": MODE,
+        "log_level": "debug",
+        "logging_callback": log,
+        "elicitation_callback": elicit,
+        "sampling_callback": sample,
+    }
+    async with mcp.Client(WALK["url"], **options) as client:
         await step("connect", connect(client))
         await step("tools/list", list_tools(client))
         await step("echo", echo(client))
         await step("progress", progress(client))
         await step("resources/read", read(client))
         await step("prompts/get", prompt(client))
+        await step("logs", logs(client))
+        for asked in ("elicitation", "sampling"):
+            await step(asked, question(client, *WALK[asked]))
 
 
 async def step(name, run):
@@ -63,6 +76,43 @@ async def read(client):
 async def prompt(client):
     result = await client.get_prompt(WALK["prompt"])
     same(bool(result.messages[0].content.text), True)
+
+
+async def logs(client):
+    name, arguments, count = WALK["logs"]
+    # The modern era has no level of a session: the client tells with each request what to log.
+    if WALK["revision"] < MODERN:
+        await client.set_logging_level("debug")
+    await client.call_tool(name, arguments)
+    for _ in range(240):
+        if len(LOGS) >= count:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"{len(LOGS)} lines, not {count}")
+
+
+async def question(client, name, arguments, text):
+    result = await client.call_tool(name, arguments)
+    said = "\n".join(content.text for content in result.content)
+    if text not in said:
+        raise AssertionError(f"{text!r} is not in {said!r}")
+
+
+async def log(line):
+    LOGS.append(line)
+
+
+# What a user and a model would say.
+async def elicit(_context, params):
+    content = {field: "grüße" for field in params.requested_schema["required"]}
+    return types.ElicitResult(action="accept", content=content)
+
+
+async def sample(_context, params):
+    message = params.messages[0].content
+    text = f"I heard {message.text}"
+    content = types.TextContent(type="text", text=text)
+    return types.CreateMessageResult(role="assistant", content=content, model="none")
 
 
 def same(seen, wanted):

@@ -143,7 +143,7 @@ fn people_see_short_lines_of_what_they_want() {
     let shown = |caller: Option<&str>, tool: Option<&str>, last| {
         let (caller, tool) = (caller.map(str::to_owned), tool.map(str::to_owned));
         let mut out = Vec::new();
-        tail(&path, &Wanted { caller, tool, last }, Until::End, &mut out).expect("shown");
+        tail(&[&path], &Wanted { caller, tool, last }, Until::End, &mut out).expect("shown");
         String::from_utf8(out).expect("text")
     };
     let ann =
@@ -154,4 +154,30 @@ fn people_see_short_lines_of_what_they_want() {
     assert!(shown(Some("bob"), None, None).contains("search\\u{1b}  deny"));
     assert_eq!(shown(Some("ann"), None, Some(1)).lines().count(), 1);
     assert_eq!(shown(Some("carl"), None, None), "");
+}
+
+#[test]
+fn the_files_of_several_replicas_are_shown_as_one() {
+    let folder = Folder::new();
+    let line = |replica: &str, second: u32| {
+        format!(
+            "{{\"ts\":\"2026-11-22T10:15:{second:02}.000000Z\",\"gateway.instance\":\"{replica}\",\"event\":\"call\",\"caller.id\":\"ann\"}}\n"
+        )
+    };
+    let one = folder.write("one.jsonl", line("a/1", 1) + &line("a/1", 3) + &line("a/1", 5));
+    let two = folder.write("two.jsonl", line("b/2", 2) + &line("b/2", 4));
+    let shown = |last| {
+        let mut out = Vec::new();
+        let wanted = Wanted { last, ..Wanted::default() };
+        tail(&[&one, &two], &wanted, Until::End, &mut out).expect("shown");
+        String::from_utf8(out).expect("text")
+    };
+    let all = shown(None);
+    let all: Vec<&str> = all.lines().collect();
+    assert_eq!(all[0], "2026-11-22 10:15:01.000  a/1  ann  call");
+    assert_eq!(all[1], "2026-11-22 10:15:02.000  b/2  ann  call");
+    assert_eq!(all.len(), 5);
+    assert_eq!(shown(Some(2)).lines().collect::<Vec<_>>(), all[3..]);
+    let absent = tail(&["/absent"], &Wanted::default(), Until::End, &mut Vec::new());
+    assert!(absent.expect_err("no file").to_string().starts_with("/absent: "));
 }

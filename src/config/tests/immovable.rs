@@ -73,10 +73,6 @@ fn what_cannot_change_is_told() {
     check("threads: 2", "threads: 2, grace: 1s", &["runtime.grace"]);
     check("threads: 2", "threads: 2, streams_max: 2", &[]);
     check("runtime", "state_dir: other\nruntime", &["state_dir"]);
-    let keys = "sessions: { keys: [an-example-of-a-key-that-everybody-knows] }";
-    check("runtime", &format!("{keys}\nruntime"), &[]);
-    let shared = format!("{keys}\nshared: {{ redis: redis://a }}\nruntime");
-    check("runtime", &shared, &["shared"]);
     check("runtime", "telemetry: { requests: off }\nruntime", &["telemetry.requests"]);
     check("runtime", "telemetry: { labels: { callers_max: 1 } }\nruntime", &["telemetry.labels"]);
     check("runtime", "telemetry: { labels: { tools_max: 1 } }\nruntime", &["telemetry.labels"]);

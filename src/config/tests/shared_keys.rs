@@ -67,6 +67,16 @@ fn what_replicas_would_not_share_is_told() {
     assert_eq!(note(with!("redis: redis://a")), None);
     let keys = "sessions: { keys: [an-example-of-a-key-that-everybody-knows] }\n";
     assert!(note(keys).unwrap().ends_with("each has its own moves and last use of sessions"));
-    let limits = format!("{keys}limits: [{{ name: a, key: caller, rate: 1/s }}]\n");
+    let limits = format!("{keys}limits: [{{ name: a, key: [caller], rate: 1/s }}]\n");
     assert!(note(&limits).unwrap().contains("its own limits, moves"), "{:?}", note(&limits));
+}
+
+#[test]
+fn a_running_process_keeps_its_store() {
+    let settings = |text: &str| parse(&completed(text), "t", &|_| None).unwrap();
+    let (alone, one) = (settings(""), settings(with!("redis: redis://a")));
+    let other = settings(with!("redis: redis://b"));
+    assert_eq!(alone.immovable_changes(&one), ["shared"]);
+    assert_eq!(one.immovable_changes(&other), ["shared"]);
+    assert_eq!(one.immovable_changes(&one), [""; 0]);
 }

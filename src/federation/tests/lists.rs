@@ -28,6 +28,7 @@ fn ask(kind: Kind, era: Era, cursor: Option<&str>) -> ListAsk<'_> {
         era,
         cursor,
         audience: Audience::Everyone,
+        lacks: &|_, _, _| {},
         cursors: &Open,
         now: SystemTime::now(),
         now_ms: 2,

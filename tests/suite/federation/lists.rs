@@ -231,6 +231,14 @@ async fn a_server_that_goes_down_stays_in_the_list_or_is_left_out() {
         let odd = &answer.json()["result"]["_meta"][SERVERS];
         assert_eq!(*odd, json!([{ "name": "files", "list": expected, "because": "down" }]));
         assert_eq!(names(&answer, "tools"), shown);
+        ask(&list("tools/list", json!({}), None)).await;
+        let counted = format!(
+            "toolgate_lists_lacking_total{{list=\"{expected}\",reason=\"down\",server=\"files\"}} 2"
+        );
+        gateway.metrics_with(&counted).await;
+        // The log says it once, not with every list.
+        let logged = gateway.diagnostics();
+        assert_eq!(logged.matches("lists lack a server").count(), 1, "{logged}");
     }
 }
 

@@ -411,6 +411,32 @@ async fn a_session_outlives_a_restart_and_another_order_of_its_servers() {
 }
 
 #[tokio::test]
+async fn a_session_that_a_server_opens_too_late_is_ended() {
+    let gate = Arc::new(Semaphore::new(0));
+    let waits = Arc::clone(&gate);
+    let script = move |request: &Request| {
+        let greeting = json!({ "protocolVersion": "2025-11-25", "capabilities": { "tools": {} },
+            "serverInfo": { "name": "x", "version": "1" } });
+        let answer = success(request, "mcp-session-id: github-late\r\n", greeting);
+        let wait = Step::Wait(Arc::clone(&waits));
+        let is_opening = request.method() == "initialize";
+        is_opening.then(|| [wait].into_iter().chain(answer).collect())
+    };
+    let github = Server::with_tools("github", &["search"]).start_with(script).await;
+    let files = Server::with_tools("files", &["read"]).start().await;
+    let pair = Pair::of(github, files, "sessions: { idle: 8s }\n").await;
+    let opened = pair.ask(&Message::initialize()).await;
+    assert_eq!(opened.status, 200, "{}", opened.text());
+    has_heard(&pair.github, "github", &["initialize"]);
+    // Nobody waits any more.
+    gate.add_permits(1);
+    assert!(pair.github.reached(1).await, "it is not ended");
+    let ended = heard(&pair.github);
+    assert_eq!(ended[0].verb, "DELETE");
+    assert_eq!(ended[0].field("mcp-session-id"), Some("github-late"));
+}
+
+#[tokio::test]
 async fn calls_of_one_session_that_come_at_once_open_a_late_leg_once() {
     let is_up = Arc::new(AtomicBool::new(false));
     let up = Arc::clone(&is_up);

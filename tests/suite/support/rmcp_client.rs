@@ -25,8 +25,6 @@ pub(crate) enum Era {
 
 /// Lists, calls, follows progress, reads and prompts; the error says which step went wrong.
 pub(crate) async fn exercise(url: &str, era: Era) -> Result<(), String> {
-    // Some of the features that the gateway builds reqwest with leave the choice to the program.
-    drop(tokio_rustls::rustls::crypto::ring::default_provider().install_default());
     let progress = Progress::default();
     let client = connect(url, era, progress.clone()).await?;
     let tools = client.list_all_tools().await.map_err(step("tools/list"))?;
@@ -71,7 +69,6 @@ pub(crate) async fn exercise(url: &str, era: Era) -> Result<(), String> {
 
 /// The same of two servers that are shown as one: names of the second begin with `two_`.
 pub(crate) async fn exercise_both(url: &str, era: Era) -> Result<(), String> {
-    drop(tokio_rustls::rustls::crypto::ring::default_provider().install_default());
     let progress = Progress::default();
     let client = connect(url, era, progress.clone()).await?;
     let tools = client.list_all_tools().await.map_err(step("tools/list"))?;
@@ -100,11 +97,13 @@ pub(crate) async fn exercise_both(url: &str, era: Era) -> Result<(), String> {
 }
 
 /// Connects, and makes sure that the era is the one that was wanted.
-async fn connect(
+pub(crate) async fn connect<H: ClientHandler>(
     url: &str,
     era: Era,
-    progress: Progress,
-) -> Result<RunningService<RoleClient, Progress>, String> {
+    handler: H,
+) -> Result<RunningService<RoleClient, H>, String> {
+    // Some of the features that the gateway builds reqwest with leave the choice to the program.
+    drop(tokio_rustls::rustls::crypto::ring::default_provider().install_default());
     let (lifecycle, wanted) = match era {
         Era::Legacy => (ClientLifecycleMode::Initialize, ProtocolVersion::V_2025_11_25),
         Era::Auto => {
@@ -115,7 +114,7 @@ async fn connect(
     };
     let transport = StreamableHttpClientTransport::from_uri(url);
     let client =
-        progress.serve_with_lifecycle(transport, lifecycle).await.map_err(step("connect"))?;
+        handler.serve_with_lifecycle(transport, lifecycle).await.map_err(step("connect"))?;
     let spoken = client.peer_info().map(|server| server.protocol_version.clone());
     same("revision", spoken, Some(wanted))?;
     Ok(client)
@@ -178,7 +177,8 @@ async fn tool(
     client.call_tool(request).await.map_err(step(name))
 }
 
-fn step<E: Display>(name: &str) -> impl Fn(E) -> String {
+/// Says which step an error is of.
+pub(crate) fn step<E: Display>(name: &str) -> impl Fn(E) -> String {
     move |error| format!("{name}: {error}")
 }
 
