@@ -2,7 +2,9 @@
 
 use std::future::Future;
 use std::hint::black_box;
+use std::net::TcpListener;
 use std::pin::pin;
+use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Barrier};
 use std::task::{Context, Poll, Waker};
 use std::thread;
@@ -12,6 +14,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use toolgate::config;
 use toolgate::identity::Caller;
 use toolgate::limits::{Limits, State, Subject};
+use toolgate::shared::Store;
 use toolgate::telemetry::Metrics;
 
 /// Never used up, however fast the machine is.
@@ -126,5 +129,81 @@ fn addresses(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, one_hot_key, many_keys, addresses);
+/// A store that ends with the measurement.
+struct RedisServer(Child);
+
+impl RedisServer {
+    fn start(port: u16) -> Option<Self> {
+        Command::new("redis-server")
+            .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
+            .args(["--save", "", "--appendonly", "no"])
+            .stdout(Stdio::null())
+            .spawn()
+            .ok()
+            .map(Self)
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+/// The same hot key where replicas count together: nearly every call is one that was leased before.
+fn leased(criterion: &mut Criterion) {
+    let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
+    let port = port.map(|address| address.port()).unwrap_or_default();
+    let Some(_server) = RedisServer::start(port) else {
+        eprintln!("limits/leased needs redis-server");
+        return;
+    };
+    let runtime = tokio::runtime::Runtime::new();
+    let runtime = runtime.unwrap_or_else(|error| panic!("{error}"));
+    let yaml = format!(
+        "listen: 127.0.0.1:1\nsessions: {{ keys: [a-key-of-benches-that-is-no-secret] }}\nshared: {{ redis: \"redis://127.0.0.1:{port}\" }}\nservers: {{ s: {{ endpoints: [http://a/] }} }}\nroutes: [{{ path: /mcp, server: s }}]\nlimits: [{RATE}, {IN_FLIGHT}]\n"
+    );
+    let settings =
+        config::parse(&yaml, "bench", &|_| None).unwrap_or_else(|problems| panic!("{problems}"));
+    let metrics = Metrics::new(10, 10);
+    let keys = settings.sessions.keys.iter().map(|key| key.expose().as_bytes());
+    let Some(shared) = &settings.shared else { panic!("it is configured") };
+    let store = Store::new(shared, keys, "bench", metrics.shared.clone());
+    let store = Arc::new(store.unwrap_or_else(|error| panic!("{error}")));
+    let state = Arc::new(State::new(&store, &metrics.shared));
+    let limits = Limits::new(&settings.limits, &settings.listeners, &state, &metrics.limits);
+    let keeping = {
+        let (store, state) = (Arc::clone(&store), Arc::clone(&state));
+        runtime.spawn(async move {
+            tokio::join!(store.keep(std::future::pending()), state.share());
+        })
+    };
+    while !store.is_up() {
+        thread::sleep(Duration::from_millis(10));
+    }
+    let caller = Caller::anonymous();
+    let subject = Subject {
+        caller: Some(&caller),
+        tool: Some("echo"),
+        server: Some("s"),
+        session: None,
+        route: &[1; 16],
+        address: None,
+    };
+    // Some find what was leased used up, and wait for the store.
+    let admit = || {
+        let mut admitted = pin!(limits.admit(black_box(&subject)));
+        match admitted.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(admitted) => assert!(admitted.is_ok()),
+            Poll::Pending => drop(runtime.block_on(admitted)),
+        }
+    };
+    let entered = runtime.enter();
+    criterion.bench_function("limits/leased", |bencher| bencher.iter(admit));
+    drop(entered);
+    keeping.abort();
+}
+
+criterion_group!(benches, one_hot_key, many_keys, addresses, leased);
 criterion_main!(benches);

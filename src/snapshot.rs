@@ -55,7 +55,7 @@ impl Lasting {
             catalog: Arc::new(Catalog::new()),
             authorities: Arc::new(Authorities::new(outbound, Arc::clone(metrics))),
             marks: Arc::new(policy::State::new(&store)),
-            limits: Arc::default(),
+            limits: Arc::new(limits::State::new(&store, &metrics.shared)),
             store,
             metrics: Arc::clone(metrics),
         })

@@ -87,6 +87,18 @@ impl Gcra {
         }
     }
 
+    /// From now on so many calls are left and no more.
+    pub(super) fn leave(&self, calls: u32, quota: Quota, now_ns: u64) {
+        let used = quota.burst.saturating_sub(calls);
+        let whole_at = now_ns.saturating_add(quota.cost_ns(used)).min(RETIRED - 1);
+        self.0.store(whole_at, Ordering::Relaxed);
+    }
+
+    /// Whether a new one would say the same.
+    pub(super) fn is_whole(&self, now_ns: u64) -> bool {
+        self.0.load(Ordering::Relaxed) <= now_ns
+    }
+
     /// Gives back what a call took that did not run. A forgotten key has everything already.
     pub(super) fn give_back(&self, calls: u32, quota: Quota) {
         let cost_ns = quota.cost_ns(calls);

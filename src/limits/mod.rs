@@ -8,17 +8,26 @@
 //! A stream is a call that holds its places among the streams instead, for hours.
 //!
 //! Nothing here is locked for a key that is known and has room, and nothing is allocated.
+//!
+//! With a store that replicas share, each leases calls from it ahead of time and decides with those.
+//! The store is asked by a call only where none are here and it did not say lately that there are
+//! none; while it is away, each replica lets its share through.
 
 mod address;
 mod gcra;
+mod key;
 mod keys;
+mod leased;
+mod place_leases;
+mod places;
+mod rate_leases;
 mod refused;
 mod rule;
 mod slot;
 mod state;
 
+pub use key::Subject;
 pub use refused::{Counted, Fields, Refused, Standing, Why};
-pub use rule::Subject;
 pub use slot::Permit;
 pub use state::State;
 
@@ -31,7 +40,7 @@ use prometheus::IntCounter;
 use crate::config::{self, Listener};
 use crate::telemetry::LimitMetrics;
 use address::AddressSketch;
-use rule::{AtOnce, InFlightRule, Limit, RateRule};
+use rule::{AtOnce, InFlightRule, Limit, RateRule, Share};
 
 /// The configuration has at most so many limits of calls at once, and as many of streams.
 const PERMITS_MAX: usize = 8;
@@ -156,11 +165,19 @@ impl Limits {
         if rules.is_empty() {
             return Ok(());
         }
-        let now_ns = self.state.clock.now_ns();
+        let mut now_ns = self.state.clock.now_ns();
         let mut taken = Taken { rules, subject, count: 0 };
         let mut wait_ns = 0;
         for rule in rules {
-            wait_ns = rule.take(subject, now_ns)?.max(wait_ns);
+            let turn_ns = match rule.take(subject, now_ns)? {
+                Share::Taken { wait_ns } => wait_ns,
+                Share::Unknown(asking) => {
+                    let turn_ns = Box::pin(rule.ask(subject, asking)).await?;
+                    now_ns = self.state.clock.now_ns();
+                    turn_ns
+                }
+            };
+            wait_ns = turn_ns.max(wait_ns);
             taken.count += 1;
         }
         if wait_ns > 0 {

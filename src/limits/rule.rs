@@ -1,44 +1,23 @@
-//! One limit, ready to be asked: whom a call counts as, and what it takes.
+//! One limit, ready to be asked: what a call takes of it.
 
-use std::hash::{BuildHasher, Hash, Hasher, RandomState};
-use std::net::IpAddr;
+use std::hash::RandomState;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::address::network;
-use super::gcra::{Gcra, Quota};
+use super::gcra::{Exhausted, Gcra, Quota};
+use super::key::{Key, Subject};
+use super::keys::Full;
+use super::leased::Leased;
+use super::place_leases::PlaceLeases;
+use super::rate_leases::{Known, Need};
 use super::refused::{Counted, Refused, Standing, Why, seconds_up};
 use super::slot::{Patience, Permit, Slot, Turn};
-use super::state::Tallies;
+use super::state::{Rates, Tallies};
 use crate::config::{self, Cost, KeyPart};
-use crate::identity::Caller;
 use crate::telemetry::LimitCounters;
 
 /// When it may be worth to come again where nobody can know.
 const SOON: Duration = Duration::from_secs(1);
-
-/// What limits look at.
-#[derive(Clone, Copy, Debug)]
-pub struct Subject<'a> {
-    /// Who calls.
-    pub caller: Option<&'a Caller>,
-    /// The tool that is called, if one is.
-    pub tool: Option<&'a str>,
-    /// The server that the call goes to.
-    pub server: Option<&'a str>,
-    /// The session, by whatever is its own.
-    pub session: Option<&'a [u8]>,
-    /// The route's digest.
-    pub route: &'a [u8; 16],
-    /// The client's address.
-    pub address: Option<IpAddr>,
-}
-
-/// What a limit counts apart.
-struct Key {
-    parts: Box<[KeyPart]>,
-    seed: RandomState,
-}
 
 /// A limit of calls in a time.
 pub(super) struct RateRule {
@@ -66,6 +45,17 @@ pub(super) enum AtOnce {
     Streams,
 }
 
+/// What became of a call's share of a rate.
+pub(super) enum Share {
+    /// It has it, after so many nanoseconds.
+    Taken {
+        /// Zero: now.
+        wait_ns: u64,
+    },
+    /// The store must be asked.
+    Unknown(Arc<Leased>),
+}
+
 /// What both have.
 #[derive(Clone)]
 pub(super) struct Limit {
@@ -74,35 +64,12 @@ pub(super) struct Limit {
     pub(super) counters: LimitCounters,
 }
 
-impl Key {
-    /// The key of a call; `None` where the limit does not hold for it. What is missing is a value of
-    /// its own, so that no call is without limit because it lacks something.
-    fn of(&self, subject: &Subject<'_>) -> Option<u64> {
-        let mut hasher = self.seed.build_hasher();
-        for part in &self.parts {
-            match part {
-                KeyPart::Caller => subject.caller.map(Caller::digest).hash(&mut hasher),
-                KeyPart::Tenant => subject.caller.and_then(Caller::tenant).hash(&mut hasher),
-                KeyPart::Tool => subject.tool?.hash(&mut hasher),
-                KeyPart::Server => subject.server.hash(&mut hasher),
-                KeyPart::Session => match subject.session {
-                    Some(session) => (true, session).hash(&mut hasher),
-                    None => (false, subject.caller.map(Caller::digest)).hash(&mut hasher),
-                },
-                KeyPart::Route => subject.route.hash(&mut hasher),
-                KeyPart::Address => subject.address.map(network).hash(&mut hasher),
-            }
-        }
-        Some(hasher.finish())
-    }
-}
-
 impl RateRule {
     pub(super) fn new(limit: &config::Limit, seed: &RandomState, of: Limit) -> Option<Self> {
         let allowance = limit.rate.as_ref()?;
         let wait_max_ns = u64::try_from(limit.wait.as_nanos()).unwrap_or(u64::MAX);
         Some(Self {
-            key: Key { parts: limit.key.as_slice().into(), seed: seed.clone() },
+            key: Key::new(&limit.key, seed),
             quota: Quota::new(allowance, wait_max_ns),
             costs: allowance.costs.clone(),
             of,
@@ -113,39 +80,80 @@ impl RateRule {
     /// not, in general: a route may have several.
     pub(super) fn is_early(&self) -> bool {
         let known = [KeyPart::Caller, KeyPart::Tenant, KeyPart::Route, KeyPart::Address];
-        self.costs.is_empty() && self.key.parts.iter().all(|part| known.contains(part))
+        self.costs.is_empty() && self.key.is_of(&known)
     }
 
-    /// Takes what the call costs, and says after how many nanoseconds its turn comes.
-    pub(super) fn take(&self, subject: &Subject<'_>, now_ns: u64) -> Result<u64, Refused> {
-        let Some(key) = self.key.of(subject) else { return Ok(0) };
-        let calls = self.cost(subject);
-        let act = |gcra: &Gcra| gcra.take(calls, self.quota, now_ns);
-        match self.of.tallies.rates.with(key, Gcra::default, act) {
-            Ok(Ok(wait_ns)) => {
-                if wait_ns > 0 {
-                    self.of.counters.waits.inc();
-                }
-                Ok(wait_ns)
+    /// Takes what the call costs, if it is known here whether it may.
+    pub(super) fn take(&self, subject: &Subject<'_>, now_ns: u64) -> Result<Share, Refused> {
+        let Some(key) = self.key.of(subject) else { return Ok(Share::Taken { wait_ns: 0 }) };
+        let need = self.need(subject);
+        let known = match &self.of.tallies.rates {
+            Rates::Own(keys) => {
+                let act = |gcra: &Gcra| gcra.take(need.calls, self.quota, now_ns);
+                keys.with(key, Gcra::default, act).map(Known::Decided)
             }
-            Ok(Err(exhausted)) => {
-                self.of.counters.rate.inc();
-                let retry_after = Duration::from_nanos(exhausted.retry_after_ns);
-                Err(self.refused(Why::Rate, retry_after, exhausted.remaining))
+            Rates::Shared { keys, leases } => {
+                let id = || self.key.shared("limit rate", &self.of.name, subject);
+                let make = || Arc::new(Leased::new(id(), self.quota));
+                keys.with(key, make, |leased| leases.take(leased, need, now_ns))
             }
-            Err(_full) => {
+        };
+        match known {
+            Ok(Known::Decided(decided)) => {
+                self.outcome(decided).map(|wait_ns| Share::Taken { wait_ns })
+            }
+            Ok(Known::Ask(asking)) => Ok(Share::Unknown(asking)),
+            Err(Full) => {
                 self.of.counters.keys_full.inc();
                 Err(self.refused(Why::KeysFull, SOON, 0))
             }
         }
     }
 
+    /// Asks the store, and says after how many nanoseconds the call's turn comes.
+    pub(super) async fn ask(
+        &self,
+        subject: &Subject<'_>,
+        asking: Arc<Leased>,
+    ) -> Result<u64, Refused> {
+        match &self.of.tallies.rates {
+            Rates::Shared { leases, .. } => {
+                self.outcome(leases.ask(&asking, self.need(subject)).await)
+            }
+            Rates::Own(_) => Ok(0),
+        }
+    }
+
     /// Gives back what a call took that did not run.
     pub(super) fn give_back(&self, subject: &Subject<'_>) {
-        if let Some(key) = self.key.of(subject) {
-            let calls = self.cost(subject);
-            self.of.tallies.rates.with_known(key, |gcra| gcra.give_back(calls, self.quota));
+        let Some(key) = self.key.of(subject) else { return };
+        let need = self.need(subject);
+        match &self.of.tallies.rates {
+            Rates::Own(keys) => keys.with_known(key, |gcra| gcra.give_back(need.calls, self.quota)),
+            Rates::Shared { keys, leases } => {
+                keys.with_known(key, |leased| leases.give_back(leased, need));
+            }
         }
+    }
+
+    fn outcome(&self, decided: Result<u64, Exhausted>) -> Result<u64, Refused> {
+        match decided {
+            Ok(wait_ns) => {
+                if wait_ns > 0 {
+                    self.of.counters.waits.inc();
+                }
+                Ok(wait_ns)
+            }
+            Err(exhausted) => {
+                self.of.counters.rate.inc();
+                let retry_after = Duration::from_nanos(exhausted.retry_after_ns);
+                Err(self.refused(Why::Rate, retry_after, exhausted.remaining))
+            }
+        }
+    }
+
+    fn need(&self, subject: &Subject<'_>) -> Need {
+        Need { calls: self.cost(subject), wait_max_ns: self.quota.wait_max_ns }
     }
 
     fn cost(&self, subject: &Subject<'_>) -> u32 {
@@ -176,7 +184,7 @@ impl InFlightRule {
             AtOnce::Streams => limit.streams?,
         };
         Some(Self {
-            key: Key { parts: limit.key.as_slice().into(), seed: seed.clone() },
+            key: Key::new(&limit.key, seed),
             counted,
             in_flight_max: most.get(),
             wait: limit.wait,
@@ -188,7 +196,14 @@ impl InFlightRule {
     /// not hold.
     pub(super) async fn enter(&self, subject: &Subject<'_>) -> Result<Option<Permit>, Refused> {
         let Some(key) = self.key.of(subject) else { return Ok(None) };
-        match self.turn(key)? {
+        let turn = match &self.of.tallies.leases {
+            None => self.turn(key, subject)?,
+            Some(leases) => match self.slot(key, subject)? {
+                Ok(permit) => Turn::Now(permit),
+                Err(slot) => Box::pin(self.ask(key, subject, leases, slot)).await?,
+            },
+        };
+        match turn {
             Turn::Now(permit) => Ok(Some(permit)),
             Turn::Never => Err(self.busy()),
             Turn::Later(turn) => {
@@ -202,14 +217,56 @@ impl InFlightRule {
         }
     }
 
-    fn turn(&self, key: u64) -> Result<Turn, Refused> {
-        let make = || Arc::new(Slot::new(self.in_flight_max));
-        let patience = if self.wait.is_zero() { Patience::Leaves } else { Patience::Waits };
-        let slots = match self.counted {
-            AtOnce::Calls => &self.of.tallies.calls,
-            AtOnce::Streams => &self.of.tallies.streams,
+    /// What a call gets after the store was asked for places.
+    async fn ask(
+        &self,
+        key: u64,
+        subject: &Subject<'_>,
+        leases: &PlaceLeases,
+        slot: Arc<Slot>,
+    ) -> Result<Turn, Refused> {
+        if let Some(places) = slot.places() {
+            leases.ask(&slot, places).await;
+        }
+        match slot.enter(self.patience()) {
+            Some(turn) => Ok(turn),
+            // It was forgotten meanwhile, and there is another one.
+            None => self.turn(key, subject),
+        }
+    }
+
+    /// A place that is here, or the slot that has none.
+    fn slot(&self, key: u64, subject: &Subject<'_>) -> Result<Result<Permit, Arc<Slot>>, Refused> {
+        let act = |slot: &Arc<Slot>| Some(slot.try_enter()?.ok_or_else(|| Arc::clone(slot)));
+        self.with(key, subject, act)
+    }
+
+    fn turn(&self, key: u64, subject: &Subject<'_>) -> Result<Turn, Refused> {
+        self.with(key, subject, |slot| slot.enter(self.patience()))
+    }
+
+    fn patience(&self) -> Patience {
+        if self.wait.is_zero() { Patience::Leaves } else { Patience::Waits }
+    }
+
+    fn with<R>(
+        &self,
+        key: u64,
+        subject: &Subject<'_>,
+        act: impl Fn(&Arc<Slot>) -> Option<R>,
+    ) -> Result<R, Refused> {
+        let (slots, counted) = match self.counted {
+            AtOnce::Calls => (&self.of.tallies.calls, "limit calls"),
+            AtOnce::Streams => (&self.of.tallies.streams, "limit streams"),
         };
-        slots.with(key, make, |slot| slot.enter(patience)).map_err(|_full| {
+        let make = || match &self.of.tallies.leases {
+            None => Arc::new(Slot::new(self.in_flight_max)),
+            Some(leases) => {
+                let id = self.key.shared(counted, &self.of.name, subject);
+                leases.slot(self.in_flight_max, id)
+            }
+        };
+        slots.with(key, make, act).map_err(|_full| {
             self.of.counters.keys_full.inc();
             self.refused(Why::KeysFull)
         })

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::keys::Tally;
+use super::places::Places;
 
 /// Who waits holds a connection and a request, so there is an end to it.
 const WAITING_MAX: u32 = 1024;
@@ -16,7 +17,9 @@ const RETIRED: u64 = u64::MAX;
 /// The calls of one key that are under way, or its streams, which are as calls here.
 #[derive(Debug)]
 pub(super) struct Slot {
-    in_flight_max: u32,
+    pub(super) in_flight_max: u32,
+    /// What this replica may fill of them, where replicas count together.
+    places: Option<Box<Places>>,
     /// Calls in flight, and above them those that wait. Who waits is counted as long as it stands in
     /// the queue, and while one is counted the slot is full: every end hands its place on.
     state: AtomicU64,
@@ -64,7 +67,56 @@ fn waiting(state: u64) -> u32 {
 
 impl Slot {
     pub(super) fn new(in_flight_max: u32) -> Self {
-        Self { in_flight_max, state: AtomicU64::new(0), queue: Mutex::default() }
+        Self { in_flight_max, places: None, state: AtomicU64::new(0), queue: Mutex::default() }
+    }
+
+    /// The same for a key that replicas count together.
+    pub(super) fn shared(in_flight_max: u32, places: Places) -> Self {
+        Self { places: Some(Box::new(places)), ..Self::new(in_flight_max) }
+    }
+
+    /// What is leased, where replicas count together.
+    pub(super) fn places(&self) -> Option<&Places> {
+        self.places.as_deref()
+    }
+
+    /// Calls in flight, and those that wait.
+    pub(super) fn counts(&self) -> (u32, u32) {
+        match self.state.load(Ordering::SeqCst) {
+            RETIRED => (0, 0),
+            state => (in_flight(state), waiting(state)),
+        }
+    }
+
+    /// How many places there are now.
+    fn most(&self) -> u32 {
+        self.places.as_ref().map_or(self.in_flight_max, |places| places.here())
+    }
+
+    /// Whether nobody may enter. Nobody passes by those that wait; where no place is leased, that
+    /// does not follow from the places.
+    fn is_full(&self, state: u64) -> bool {
+        in_flight(state) >= self.most() || (self.places.is_some() && waiting(state) > 0)
+    }
+
+    /// Gives places that came to those that wait.
+    pub(super) fn hand_on(self: &Arc<Self>) {
+        loop {
+            let next = {
+                let mut queue = self.queue.lock();
+                let enter = |state: u64| {
+                    let is_room = state != RETIRED && in_flight(state) < self.most();
+                    (is_room && waiting(state) > 0).then(|| state - ONE_WAITING + ONE_IN_FLIGHT)
+                };
+                if self.state.fetch_update(Ordering::SeqCst, Ordering::Relaxed, enter).is_err() {
+                    return;
+                }
+                queue.pop_front()
+            };
+            let permit = Permit { slot: Some(Arc::clone(self)) };
+            // Who gave up meanwhile leaves its place to the next.
+            drop(next.map(|turn| turn.send(permit)));
+        }
     }
 
     /// Takes a place, or one in the queue. `None` once the key is forgotten.
@@ -77,25 +129,31 @@ impl Slot {
     }
 
     /// The outer nothing: the key is forgotten. The inner one: the slot is full.
-    fn try_enter(self: &Arc<Self>) -> Option<Option<Permit>> {
+    pub(super) fn try_enter(self: &Arc<Self>) -> Option<Option<Permit>> {
         let mut state = self.state.load(Ordering::Relaxed);
         loop {
             if state == RETIRED {
                 return None;
             }
-            // Nobody passes by those that wait: while there are any, the slot is full.
-            if in_flight(state) >= self.in_flight_max {
+            // While some wait, the slot is full.
+            if self.is_full(state) {
                 return Some(None);
             }
-            // Acquired, so that a call sees what the one before it left behind.
+            // Acquired, so that a call sees what the one before it left behind; and in one order with
+            // what is leased.
             let next = state + ONE_IN_FLIGHT;
-            match self.state.compare_exchange_weak(
-                state,
-                next,
-                Ordering::Acquire,
-                Ordering::Relaxed,
-            ) {
-                Ok(_) => return Some(Some(Permit { slot: Some(Arc::clone(self)) })),
+            match self.state.compare_exchange_weak(state, next, Ordering::SeqCst, Ordering::Relaxed)
+            {
+                Ok(_) => {
+                    let permit = Permit { slot: Some(Arc::clone(self)) };
+                    let entered = in_flight(next);
+                    let is_still_there = self.places.as_ref().is_none_or(|places| {
+                        places.used(entered);
+                        // The place may have been given back this moment.
+                        entered <= places.here()
+                    });
+                    return Some(is_still_there.then_some(permit));
+                }
                 Err(changed) => state = changed,
             }
         }
@@ -119,7 +177,7 @@ impl Slot {
             if waiting(state) >= WAITING_MAX {
                 return Some(Turn::Never);
             }
-            if state == RETIRED || in_flight(state) < self.in_flight_max {
+            if state == RETIRED || !self.is_full(state) {
                 continue;
             }
             let next = state + ONE_WAITING;
@@ -142,7 +200,8 @@ impl Slot {
         loop {
             let Some(slot) = permit.slot.take() else { return };
             let mut state = slot.state.load(Ordering::Relaxed);
-            while waiting(state) == 0 {
+            // Where fewer places are leased than are in use, nobody takes this one.
+            while waiting(state) == 0 || in_flight(state) > slot.most() {
                 match slot.state.compare_exchange_weak(
                     state,
                     state - ONE_IN_FLIGHT,
@@ -185,6 +244,9 @@ impl Drop for Permit {
 
 impl Tally for Arc<Slot> {
     fn retire(&self, _now_ns: u64) -> bool {
+        if self.places().is_some_and(|places| places.is_listed.load(Ordering::Relaxed)) {
+            return false;
+        }
         self.state.compare_exchange(0, RETIRED, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
@@ -195,7 +257,7 @@ impl Tally for Arc<Slot> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Patience, Permit, Slot, Tally, Turn, WAITING_MAX};
+    use super::{Patience, Permit, Places, Slot, Tally, Turn, WAITING_MAX};
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -287,5 +349,31 @@ mod tests {
         assert!(most.load(Ordering::SeqCst) <= 3, "{most:?}");
         assert!(served.load(Ordering::SeqCst) > 8 * 1000);
         assert!(Tally::retire(&slot, 0), "{slot:?}");
+    }
+
+    #[test]
+    fn a_shared_slot_fills_what_is_leased_and_hands_on_what_comes() {
+        let clock = crate::limits::State::default().clock;
+        let slot = Arc::new(Slot::shared(4, Places::new([0; 16], clock)));
+        let hold = |count| {
+            let places = slot.places().expect("it is shared");
+            places.hold(count, places.now_ms());
+            slot.hand_on();
+        };
+        assert!(now(&slot).is_none(), "nothing is leased");
+        hold(2);
+        let (first, second) = (now(&slot).expect("a place"), now(&slot).expect("a place"));
+        let (mut third, gave_up, mut fourth) = (later(&slot), later(&slot), later(&slot));
+        hold(1);
+        drop(first);
+        assert!(third.try_recv().is_err(), "that place is given back");
+        drop(gave_up);
+        hold(3);
+        let (third, fourth) =
+            (third.try_recv().expect("a turn"), fourth.try_recv().expect("a turn"));
+        assert_eq!(slot.counts(), (3, 0));
+        hold(0);
+        drop((second, third, fourth));
+        assert!(now(&slot).is_none() && Tally::retire(&slot, 0));
     }
 }

@@ -11,8 +11,13 @@ use prometheus::IntGauge;
 use super::address::AddressSketch;
 use super::gcra::Gcra;
 use super::keys::Keys;
+use super::leased::Leased;
+use super::place_leases::PlaceLeases;
+use super::rate_leases::RateLeases;
 use super::slot::Slot;
 use crate::config::{KeyPart, Limit, Rate};
+use crate::shared::Store;
+use crate::telemetry::SharedMetrics;
 
 /// The tallies of every limit in use. Snapshots hold them; what no snapshot holds is forgotten.
 pub struct State {
@@ -20,6 +25,14 @@ pub struct State {
     /// Random, so that nobody outside can find two keys that share a tally.
     pub(super) seed: std::hash::RandomState,
     kept: Mutex<Kept>,
+    /// What replicas have in common, if they have a store.
+    sharing: Option<Sharing>,
+}
+
+/// Who leases from the store.
+struct Sharing {
+    rates: Arc<RateLeases>,
+    places: Arc<PlaceLeases>,
 }
 
 #[derive(Default)]
@@ -30,10 +43,25 @@ struct Kept {
 
 /// The tallies of one limit.
 pub(super) struct Tallies {
-    pub(super) rates: Keys<Gcra>,
+    pub(super) rates: Rates,
     pub(super) calls: Keys<Arc<Slot>>,
     pub(super) streams: Keys<Arc<Slot>>,
+    /// Who leases the places of both, if replicas count together.
+    pub(super) leases: Option<Arc<PlaceLeases>>,
     shown: IntGauge,
+}
+
+/// Who counts calls in a time.
+pub(super) enum Rates {
+    /// This process.
+    Own(Keys<Gcra>),
+    /// All replicas together.
+    Shared {
+        /// What this one has leased.
+        keys: Keys<Arc<Leased>>,
+        /// From whom.
+        leases: Arc<RateLeases>,
+    },
 }
 
 /// What tallies mean: where this differs, they begin anew.
@@ -66,11 +94,38 @@ impl Default for State {
             clock: Clock { start: Instant::now() },
             seed: std::hash::RandomState::new(),
             kept: Mutex::default(),
+            sharing: None,
         }
     }
 }
 
 impl State {
+    /// What is counted together with every replica that uses this store, if it is one.
+    pub fn new(store: &Arc<Store>, metrics: &SharedMetrics) -> Self {
+        let alone = Self::default();
+        let sharing = store.is_configured().then(|| {
+            let fallbacks = metrics.fallbacks("limits");
+            Sharing {
+                rates: Arc::new(RateLeases::new(store, alone.clock, fallbacks.clone())),
+                places: Arc::new(PlaceLeases::new(store, alone.clock, fallbacks)),
+            }
+        });
+        Self { sharing, ..alone }
+    }
+
+    /// Keeps in step with the other replicas, for ever.
+    pub async fn share(&self) {
+        match &self.sharing {
+            Some(Sharing { rates, places }) => {
+                tokio::select! {
+                    () = rates.keep() => {}
+                    () = places.keep() => {}
+                }
+            }
+            None => std::future::pending().await,
+        }
+    }
+
     /// Forgets keys that nobody uses; to be called about once a second.
     pub fn sweep(&self) {
         let now_ns = self.clock.now_ns();
@@ -94,9 +149,10 @@ impl State {
         }
         let keys_max = limit.keys_max as usize;
         let tallies = Arc::new(Tallies {
-            rates: Keys::new(keys_max),
+            rates: Rates::new(keys_max, self.sharing.as_ref()),
             calls: Keys::new(keys_max),
             streams: Keys::new(keys_max),
+            leases: self.sharing.as_ref().map(|sharing| Arc::clone(&sharing.places)),
             shown: shown.clone(),
         });
         kept.tallies.push((meaning, Arc::downgrade(&tallies)));
@@ -119,6 +175,31 @@ impl State {
     /// Not under the lock: a snapshot that is dropped meanwhile may be the last to hold one.
     fn in_use(&self) -> Vec<Arc<Tallies>> {
         self.kept.lock().tallies.iter().filter_map(|(_, tallies)| tallies.upgrade()).collect()
+    }
+}
+
+impl Rates {
+    fn new(keys_max: usize, sharing: Option<&Sharing>) -> Self {
+        match sharing {
+            Some(Sharing { rates, .. }) => {
+                Self::Shared { keys: Keys::new(keys_max), leases: Arc::clone(rates) }
+            }
+            None => Self::Own(Keys::new(keys_max)),
+        }
+    }
+
+    fn sweep(&self, now_ns: u64) {
+        match self {
+            Self::Own(keys) => keys.sweep(now_ns),
+            Self::Shared { keys, .. } => keys.sweep(now_ns),
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::Own(keys) => keys.len(),
+            Self::Shared { keys, .. } => keys.len(),
+        }
     }
 }
 

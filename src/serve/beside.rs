@@ -54,6 +54,7 @@ struct ReplicaKeeping(Arc<Shared>);
 impl BackgroundService for ReplicaKeeping {
     async fn start(&self, mut shutdown: ShutdownWatch) {
         let shared = &self.0;
+        let mut drained = shutdown.clone();
         let end = async move {
             // Calls ask until the last connection ends.
             drop(shutdown.changed().await);
@@ -61,10 +62,20 @@ impl BackgroundService for ReplicaKeeping {
         let following = async {
             tokio::join!(shared.lasting().marks.share());
         };
-        tokio::select! {
-            () = shared.store().keep(end) => {}
-            () = following => {}
-        }
+        let keeping = async {
+            tokio::select! {
+                () = shared.store().keep(end) => {}
+                () = following => {}
+            }
+        };
+        let limiting = async {
+            tokio::select! {
+                // Calls hold their places while the process drains.
+                () = shared.lasting().limits.share() => {}
+                _ = drained.wait_for(|_| false) => {}
+            }
+        };
+        tokio::join!(keeping, limiting);
     }
 }
 

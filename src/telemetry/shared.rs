@@ -14,6 +14,7 @@ pub struct SharedMetrics {
     /// Values in it that this gateway cannot read.
     pub unreadable: IntCounter,
     requests: IntCounterVec,
+    fallbacks: IntCounterVec,
 }
 
 impl SharedMetrics {
@@ -36,11 +37,22 @@ impl SharedMetrics {
                 "Requests to the shared store, by what they are about and how they ended.",
                 &["what", "outcome"],
             ),
+            fallbacks: counters(
+                registry,
+                "toolgate_shared_fallbacks_total",
+                "Decisions that a replica made by itself because the shared store was away or late.",
+                &["what"],
+            ),
         }
     }
 
     /// Counts a request.
     pub fn asked(&self, what: &str, outcome: &str) {
         self.requests.with_label_values(&[what, outcome]).inc();
+    }
+
+    /// Counts what a replica decided by itself, because the store was away.
+    pub fn fallbacks(&self, what: &str) -> IntCounter {
+        self.fallbacks.with_label_values(&[what])
     }
 }

@@ -1,7 +1,9 @@
 //! Many replicas that are one gateway, by a store that they share.
 
 mod combinations;
+mod limits;
 mod operators;
+mod places;
 mod store;
 
 use crate::support::gateway::Gateway;
