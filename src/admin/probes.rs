@@ -103,6 +103,7 @@ fn is_loopback(host: &str) -> bool {
 mod tests {
     use super::{Guard, Lifecycle, Metrics, Probes};
     use crate::lifecycle::Cause;
+    use crate::shared::Store;
     use http::Method;
     use std::sync::Arc;
     use std::time::Duration;
