@@ -390,6 +390,8 @@ impl Table {
         } else {
             match self.ledger()?.reap(named, rules.idle_s, rules.lifetime_s).await.ok()? {
                 Idle::Perhaps => return None,
+                // What this replica has said of it itself is over a little later than its own patience.
+                Idle::UsedElsewhere if !self.is_long_idle(named.key, now, rules) => return None,
                 // Others may not know of this leg, and it must not outlive its session.
                 Idle::UsedElsewhere if named.leg != [0; 4] => {
                     self.keep(named.key, now);
@@ -406,6 +408,13 @@ impl Table {
             self.left(entry);
         }
         is_ours
+    }
+
+    /// Whether nobody used it here for so long that it must be others who do.
+    fn is_long_idle(&self, key: SessionKey, now: u32, rules: Rules) -> bool {
+        let idle_s = rules.idle_s.saturating_add(rules.idle_s / 2).saturating_add(2);
+        let long = Rules { idle_s, ..rules };
+        self.entries.pin().get(&key).is_none_or(|entry| entry.is_idle(now, long))
     }
 
     /// Keeps a leg for as long again, which is no use of it that others would have to know.

@@ -1,5 +1,6 @@
 //! Many replicas that are one gateway, by a store that they share.
 
+mod legs;
 mod sessions;
 mod store;
 
