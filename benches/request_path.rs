@@ -105,7 +105,7 @@ fn request_path(c: &mut Criterion) {
     let sealed = seal.seal(binding, new, now).expect("sealed");
     let token = sealed.token;
     let (sessions, now_s) = (Table::new(seconds(now)), seconds(now));
-    let rules = Rules { idle_s: 1800, entries_max: 1 << 20, view: View::Whole };
+    let rules = Rules { idle_s: 1800, entries_max: 1 << 20, lifetime_s: 86_400, view: View::Whole };
     let at_home = Place { endpoint: Arc::clone(&home), upstream_id: Some(id.to_vec()) };
     // As many sessions as a busy gateway has.
     let others = (0..100_000).filter_map(|_| seal.seal(binding, new, now));

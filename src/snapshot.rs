@@ -47,11 +47,11 @@ impl Lasting {
             }
             None => Store::alone(),
         };
-        let outbound = Outbound::new(None).map_err(io::Error::other)?;
         let store = Arc::new(store);
+        let outbound = Outbound::new(None).map_err(io::Error::other)?;
         Ok(Self {
             fleet: Arc::new(Fleet::new()),
-            sessions: Arc::new(Table::new(seconds(SystemTime::now()))),
+            sessions: Arc::new(Table::with_store(seconds(SystemTime::now()), &store)),
             catalog: Arc::new(Catalog::new()),
             authorities: Arc::new(Authorities::new(outbound, Arc::clone(metrics))),
             marks: Arc::new(policy::State::new(&store)),
@@ -132,14 +132,17 @@ impl Snapshot {
 fn session_rules(settings: &Settings) -> Rules {
     let sessions = &settings.sessions;
     let view = match sessions.reap {
-        Reap::On => View::Whole,
         Reap::Off => View::Part,
+        // What the others use they tell each other.
+        Reap::On | Reap::Auto if settings.shared.is_some() => View::Shared,
+        Reap::On => View::Whole,
         // With a key of its own, this gateway is the only one that can open its ids.
         Reap::Auto if sessions.keys.is_empty() => View::Whole,
         Reap::Auto => View::Part,
     };
     let idle_s = u32::try_from(sessions.idle.as_secs()).unwrap_or(u32::MAX);
-    Rules { idle_s, entries_max: sessions.table_max, view }
+    let lifetime_s = u32::try_from(sessions.lifetime.as_secs()).unwrap_or(u32::MAX);
+    Rules { idle_s, entries_max: sessions.table_max, lifetime_s, view }
 }
 
 fn seal(settings: &Settings) -> io::Result<(Seal, Sealing)> {

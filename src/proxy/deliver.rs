@@ -335,18 +335,18 @@ impl Gateway {
     /// set and will want again where it moves to.
     fn remember(&self, ctx: &Context, forward: &Forward) {
         let Some(held) = forward.held() else { return };
-        let (sessions, rules, key) =
-            (&ctx.snapshot.sessions, ctx.snapshot.session_rules, held.key());
+        let (sessions, rules, named) =
+            (&ctx.snapshot.sessions, ctx.snapshot.session_rules, held.named());
         if forward.shape.exchange == Purpose::EndsSession {
             if let Some(caller) = &ctx.record.caller {
-                self.lasting.marks.session_ended(caller.digest(), key);
+                self.lasting.marks.session_ended(caller.digest(), named.key);
             }
-            return sessions.ended(key);
+            return sessions.ended(named);
         }
         let subscription = match &*ctx.record.method {
             "logging/setLevel" => {
                 if let Some(level) = mcp::log_level(&forward.body) {
-                    sessions.note_level(key, &level, rules);
+                    sessions.note_level(named, &level, rules);
                 }
                 return;
             }
@@ -356,7 +356,7 @@ impl Gateway {
         };
         let record = &ctx.record;
         if let Some(uri) = record.own_target.as_deref().or(record.target.as_deref()) {
-            sessions.note_subscription(key, uri, subscription, rules);
+            sessions.note_subscription(named, uri, subscription, rules);
         }
     }
 

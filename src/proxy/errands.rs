@@ -133,13 +133,12 @@ impl Gateway {
         federation: &Federation,
         errand: &Errand,
     ) {
-        let legs = errand.members.iter().filter_map(|member| {
-            let member = &federation.members()[*member];
-            let held = held_leg(errand.session.clone()?, member, ctx)?;
-            Some((member, held))
-        });
-        let told: FuturesUnordered<_> = legs
-            .map(|(member, held)| async move {
+        let Some(session_of_client) = &errand.session else { return };
+        let members = errand.members.iter().map(|member| &federation.members()[*member]);
+        let told: FuturesUnordered<_> = members
+            .map(|member| async move {
+                let leg = held_leg(session_of_client.clone(), member, ctx).await;
+                let Some(held) = leg else { return };
                 let said = Message { verb: Method::POST, body: errand.body.clone() };
                 if !self.tell_one(session, ctx, member, &held, said).await {
                     tracing::debug!(server = member.name, what = ?errand.what, "was not told");
@@ -203,8 +202,8 @@ impl Gateway {
         let level = mcp::log_level(&errand.body);
         let (Some(level), Some(session)) = (level, &errand.session) else { return };
         for member in federation.members() {
-            let key = session.key.leg(member.id.0);
-            ctx.snapshot.sessions.note_level(key, &level, ctx.snapshot.session_rules);
+            let leg = session.key.named_leg(member.id.0);
+            ctx.snapshot.sessions.note_level(leg, &level, ctx.snapshot.session_rules);
         }
     }
 
@@ -221,11 +220,11 @@ impl Gateway {
         let mut anywhere = None;
         let legs: FuturesUnordered<_> = FuturesUnordered::new();
         for member in federation.members() {
-            let Some(held) = held_leg(session.clone(), member, ctx) else { continue };
+            let Some(held) = held_leg(session.clone(), member, ctx).await else { continue };
             let Some(endpoint) = held.endpoint.clone() else { continue };
             let upstream_id = held.upstream_id().map(<[u8]>::to_vec);
             let place = Place { endpoint, upstream_id };
-            sessions.ended(held.key());
+            sessions.ended(held.named());
             anywhere.get_or_insert_with(|| place.clone());
             legs.push(self.end_leg(client, ctx, member, held, place));
         }
@@ -265,8 +264,12 @@ impl Gateway {
 }
 
 /// The leg of a session at one server, if it has one there now.
-pub(super) fn held_leg(session: SessionState, member: &Member, ctx: &Context) -> Option<Held> {
-    let held = locate_leg(session, member, ctx).ok().flatten()?;
+pub(super) async fn held_leg(
+    session: SessionState,
+    member: &Member,
+    ctx: &Context,
+) -> Option<Held> {
+    let held = locate_leg(session, member, ctx).await.ok().flatten()?;
     (!held.is_late()).then_some(held)
 }
 

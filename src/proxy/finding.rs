@@ -50,7 +50,7 @@ impl Lead<'_> {
 }
 
 /// Finds whose a message is.
-pub(super) fn find<'c>(
+pub(super) async fn find<'c>(
     federation: &'c Federation,
     head: &RequestHeader,
     (route, caller): (&Route, &Caller),
@@ -63,7 +63,7 @@ pub(super) fn find<'c>(
     }
     let session = match (call.era, call.kind) {
         (Era::Modern, _) | (Era::Legacy, Kind::Request(Class::Initialize)) => None,
-        (Era::Legacy, _) => Some(open_session(head, route, caller, ctx)?),
+        (Era::Legacy, _) => Some(open_session(head, route, caller, ctx).await?),
     };
     if let Some(what) = what(federation, call) {
         return Ok(Lead { whose: Whose::Gateway(what), session });

@@ -136,13 +136,14 @@ impl Gateway {
         self.lasting.metrics.sessions.opened.inc();
         let (sessions, rules) = (&ctx.snapshot.sessions, ctx.snapshot.session_rules);
         for Opened { member, place, revision } in opened {
-            let (key, now) = (sealed.key.leg(member.id.0), seconds(now));
+            let (leg, now) = (sealed.key.named_leg(member.id.0), seconds(now));
             let is_sealed = legs.iter().any(|leg| leg.id == member.id.0);
             if !is_sealed {
-                sessions.moved(key, place, *revision, now, rules);
+                sessions.moved(leg, place, *revision, now, rules);
+                sessions.moved_alone(leg);
             } else if place.upstream_id.is_some() {
                 let beside = (sealed.opening == Opening::Beside).then(|| opening.into());
-                sessions.came(key, place, *revision, beside, now, rules);
+                sessions.came(leg, place, *revision, beside, now, rules);
             }
         }
         ctx.record.session = Some(short_digest(&sealed.token));

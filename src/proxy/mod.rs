@@ -3,6 +3,7 @@
 mod admission;
 mod answer;
 mod body;
+mod claiming;
 mod context;
 mod deliver;
 mod early_request_filter;

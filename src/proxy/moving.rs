@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::HeaderValue;
@@ -19,6 +19,7 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::Gateway;
+use super::claiming::{self, Claimed, Whose};
 use super::context::Context;
 use super::identity_headers::{subject, told};
 use super::own_request::{OwnRequest, Said, Unsaid, message_head};
@@ -27,7 +28,7 @@ use super::reaping::Unclaimed;
 use crate::config::OnEndpointLoss;
 use crate::identity::Caller;
 use crate::mcp::{Answer, MCP_PROTOCOL_VERSION, Revision};
-use crate::sessions::{Abandoned, Place, Restore, SessionKey, View, seconds};
+use crate::sessions::{Abandoned, Place, Restore, SessionKey, View};
 use crate::telemetry::Reason;
 use crate::upstream::{Endpoint, Field, Load, Loss, Otherwise, Pool, Wanted, now_ms};
 
@@ -89,7 +90,7 @@ impl Gateway {
         ctx: &mut Context,
         forward: &mut Forward,
         loss: Loss,
-    ) -> Result<(), Reason> {
+    ) -> Result<Moved, Reason> {
         // A configuration that came meanwhile may know more endpoints.
         if let Some(pool) = self.lasting.fleet.pool(forward.pool.name()) {
             forward.pool = pool;
@@ -98,8 +99,9 @@ impl Gateway {
         let Placement::Held(held) = &mut forward.placement else { return Err(Reason::Internal) };
         if exchange == Exchange::EndsSession {
             // It ends with its endpoint, where it may still be.
-            ctx.snapshot.sessions.ended(held.key());
-            self.leave_behind(ctx, &forward.pool, held);
+            ctx.snapshot.sessions.ended(held.named());
+            let left = self.left_behind(ctx, held);
+            self.leave(ctx, &forward.pool, left);
             return Err(Reason::SessionUnknown);
         }
         let may_move =
@@ -122,7 +124,8 @@ impl Gateway {
         };
         // A client waits no longer for a move than for an answer.
         let moved = timeout(pool.timeouts().first_byte, moving).await;
-        if let Moved::Now = moved.map_err(|_| Reason::EndpointTimeout)?? {
+        let moved = moved.map_err(|_| Reason::EndpointTimeout)??;
+        if let Moved::Now = moved {
             ctx.record.moved = Some(loss);
         }
         drop(turn);
@@ -134,7 +137,7 @@ impl Gateway {
         }
         // Events of the old endpoint mean nothing to the new one.
         session.req_header_mut().remove_header("last-event-id");
-        Ok(())
+        Ok(moved)
     }
 
     /// Whether the server has really forgotten the session. A server without GET streams may answer
@@ -217,7 +220,7 @@ impl Gateway {
         held: &mut Held,
         loss: Loss,
     ) -> Result<Moved, Reason> {
-        let (sessions, rules) = (Arc::clone(&ctx.snapshot.sessions), ctx.snapshot.session_rules);
+        let sessions = Arc::clone(&ctx.snapshot.sessions);
         if sessions.is_over(held.key()) {
             return Err(Reason::SessionUnknown);
         }
@@ -232,56 +235,89 @@ impl Gateway {
                 return Ok(Moved::Before);
             }
         }
-        let restore = sessions.restore(held.key());
-        let opening = match (held.state.opening(), &restore.opening) {
-            (b"", Some(beside)) => beside,
-            (sealed, _) => sealed,
+        let claimed = match self.claim(&sessions, ctx, pool, held).await? {
+            Whose::Done => return Ok(Moved::Before),
+            Whose::Ours(claimed) => claimed,
         };
-        let opening: &RawValue =
-            serde_json::from_slice(opening).map_err(|_| Reason::SessionUnknown)?;
+        let told = claimed.as_ref().and_then(Claimed::restore).cloned();
+        let restore = told.unwrap_or_else(|| sessions.restore(held.key()));
         let is_late = held.is_late();
-        // With a server that it has not spoken to yet, the client has agreed on nothing.
-        let revision = held.state.revision.filter(|_| !is_late);
-        let caller = ctx.record.caller.clone();
-        let subject = subject(client, caller.as_deref());
-        let credential = pool.credentials().of(subject).await.map_err(Reason::from)?;
-        let told = told(pool, caller.as_deref());
-        let restore = &restore;
-        let key = held.key();
-        let opener = Opener { key, pool, client, opening, revision, restore, credential, told };
-        let (place, agreed) = self.open_elsewhere(ctx, held, loss, &opener).await?;
-        let now = seconds(SystemTime::now());
-        held.state.revision = agreed.or(held.state.revision);
-        sessions.moved(held.key(), &place, held.state.revision, now, rules);
+        let opening = self.open_again(client, ctx, pool, (held, &restore), loss);
+        let (place, agreed) = claiming::under(claimed.as_ref(), opening).await?;
+        let opened = (&place, agreed, &restore);
         if is_late {
-            held.move_to(place);
+            if self.settle(claimed, ctx, pool, held, opened).await? {
+                held.move_to(place);
+            }
+            return Ok(Moved::Before);
+        }
+        let from = held.endpoint.clone();
+        let left = self.left_behind(ctx, held);
+        if !self.settle(claimed, ctx, pool, held, opened).await? {
             return Ok(Moved::Before);
         }
         self.lasting.metrics.sessions.moved(pool.name(), loss.as_str());
         tracing::info!(
             server = pool.name(),
-            from = held.endpoint.as_ref().map_or("", |endpoint| endpoint.url()),
+            from = from.as_ref().map_or("", |endpoint| endpoint.url()),
             to = place.endpoint.url(),
             reason = loss.as_str(),
             "session moved"
         );
         self.record_move(ctx, pool.name(), &place.endpoint, loss);
         if matches!(loss, Loss::Drained | Loss::Ejected | Loss::Gone) {
-            self.leave_behind(ctx, pool, held);
+            self.leave(ctx, pool, left);
         }
         held.move_to(place);
         Ok(Moved::Now)
     }
 
+    /// Opens the session of this request again, where it can be.
+    async fn open_again(
+        &self,
+        client: &RequestHeader,
+        ctx: &Context,
+        pool: &Pool,
+        (held, restore): (&Held, &Restore),
+        loss: Loss,
+    ) -> Result<(Place, Option<Revision>), Reason> {
+        let opening = match (held.state.opening(), &restore.opening) {
+            (b"", Some(beside)) => beside,
+            (sealed, _) => sealed,
+        };
+        let opening: &RawValue =
+            serde_json::from_slice(opening).map_err(|_| Reason::SessionUnknown)?;
+        // With a server that it has not spoken to yet, the client has agreed on nothing.
+        let revision = held.state.revision.filter(|_| !held.is_late());
+        let caller = ctx.record.caller.clone();
+        let subject = subject(client, caller.as_deref());
+        let credential = pool.credentials().of(subject).await.map_err(Reason::from)?;
+        let told = told(pool, caller.as_deref());
+        let key = held.key();
+        let opener = Opener { key, pool, client, opening, revision, restore, credential, told };
+        self.open_elsewhere(ctx, held, loss, &opener).await
+    }
+
+    /// What a session leaves where it lived.
+    fn left_behind(&self, ctx: &Context, held: &Held) -> Option<Abandoned> {
+        let endpoint = Arc::clone(held.endpoint.as_ref()?);
+        let upstream_id = held.upstream_id().map(<[u8]>::to_vec);
+        let place = Place { endpoint, upstream_id };
+        let (caller, revision) = (ctx.record.caller.clone(), held.state.revision);
+        Some(Abandoned { key: held.key(), caller, place, revision })
+    }
+
     /// The old endpoint may be well, and need not keep what nobody will use. Calls that still run
-    /// there get the time they may take; and another gateway may be of another opinion.
-    fn leave_behind(&self, ctx: &Context, pool: &Pool, held: &Held) {
-        if let (View::Whole, Some(endpoint)) = (ctx.snapshot.session_rules.view, &held.endpoint) {
-            let upstream_id = held.upstream_id().map(<[u8]>::to_vec);
-            let place = Place { endpoint: Arc::clone(endpoint), upstream_id };
-            let due = Instant::now() + pool.timeouts().total;
-            let (caller, revision) = (ctx.record.caller.clone(), held.state.revision);
-            self.reaper.add(Abandoned { key: held.key(), caller, place, revision }, due);
+    /// there get the time they may take; and another gateway may be of another opinion, unless it
+    /// follows.
+    fn leave(&self, ctx: &Context, pool: &Pool, left: Option<Abandoned>) {
+        let Some(left) = left else { return };
+        let due = Instant::now() + pool.timeouts().total;
+        match ctx.snapshot.session_rules.view {
+            View::Whole => self.reaper.add(left, due),
+            // Nobody knows here what still runs there for other replicas.
+            View::Shared => self.reaper.add_for_all(left, due),
+            View::Part => {}
         }
     }
 

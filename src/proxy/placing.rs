@@ -15,12 +15,12 @@ use crate::federation::{Member, MemberId};
 use crate::identity::{self, Caller};
 use crate::mcp::{Call, Class, Era, Kind, MCP_PROTOCOL_VERSION, MCP_SESSION_ID};
 use crate::routes::Route;
-use crate::sessions::{Binding, Leg, Place, Seen, SessionState, seconds};
+use crate::sessions::{Account, Alive, Binding, Leg, Place, Seen, SessionState, Spot, seconds};
 use crate::telemetry::Reason;
 use crate::upstream::{Pool, SessionHabit};
 
 /// A legacy message belongs to the endpoint that holds its session.
-pub(super) fn place_legacy(
+pub(super) async fn place_legacy(
     head: &RequestHeader,
     (route, pool): (&Route, &Pool),
     caller: &Caller,
@@ -35,7 +35,7 @@ pub(super) fn place_legacy(
         Some(token) => {
             let version = strict::text(&head.headers, MCP_PROTOCOL_VERSION);
             let state = open(token, version, route, caller, ctx)?;
-            Ok(Placement::Held(Box::new(locate(state, pool, ctx)?)))
+            Ok(Placement::Held(Box::new(locate(state, pool, ctx).await?)))
         }
         None if pool.session_habit() == SessionHabit::Mints => Err(Reason::SessionMissing.into()),
         None => Ok(anywhere(head, pool, caller, call, ctx)),
@@ -43,7 +43,7 @@ pub(super) fn place_legacy(
 }
 
 /// The session of a legacy message on a route with several servers, which always has one.
-pub(super) fn open_session(
+pub(super) async fn open_session(
     head: &RequestHeader,
     route: &Route,
     caller: &Caller,
@@ -52,10 +52,37 @@ pub(super) fn open_session(
     let token = strict::text(&head.headers, MCP_SESSION_ID).ok_or(Reason::SessionMissing)?;
     let version = strict::text(&head.headers, MCP_PROTOCOL_VERSION);
     let state = open(token, version, route, caller, ctx)?;
-    if ctx.snapshot.sessions.is_over(state.key) {
-        return Err(Reason::SessionUnknown.into());
+    match is_over(&state, route, ctx).await {
+        true => Err(Reason::SessionUnknown.into()),
+        false => Ok(state),
     }
-    Ok(state)
+}
+
+/// Whether a session with several servers is over, here or at another replica.
+pub(super) async fn is_over(state: &SessionState, route: &Route, ctx: &Context) -> bool {
+    let (sessions, rules) = (&ctx.snapshot.sessions, ctx.snapshot.session_rules);
+    if sessions.ledger().is_none() {
+        return sessions.is_over(state.key);
+    }
+    let now = seconds(SystemTime::now());
+    match sessions.used(state.key, state.made_at, now, rules) {
+        Seen::Over => return true,
+        Seen::AtHome | Seen::Moved(_) => return false,
+        Seen::Unknown | Seen::Doubted => {}
+    }
+    let learnt = Box::pin(sessions.learn(state.key.into(), rules, |_| None)).await;
+    let is_over = learnt == Some(Account::Ended);
+    // Known here, it costs no more questions, and its end is heard of. It lives at no endpoint.
+    let first = route.federation().and_then(|federation| federation.members().first());
+    let endpoint = first.and_then(|first| first.pool.members().endpoints().first().cloned());
+    if let Some(endpoint) = endpoint {
+        let place = Place { endpoint, upstream_id: None };
+        match is_over {
+            true => sessions.over_elsewhere(state.key.into(), &place, now, rules),
+            false => sessions.came_with_legs(state.key, &place, now, rules),
+        }
+    }
+    is_over
 }
 
 /// Opens a session id. Unknown, foreign, forged and expired ids are one answer, and so are those of
@@ -82,14 +109,28 @@ pub(super) fn open(
 }
 
 /// Finds where a session lives: where its id says, unless it has moved since.
-pub(super) fn locate(mut state: SessionState, pool: &Pool, ctx: &Context) -> Result<Held, Refusal> {
+pub(super) async fn locate(
+    mut state: SessionState,
+    pool: &Pool,
+    ctx: &Context,
+) -> Result<Held, Refusal> {
     if state.has_legs() {
         // The route had several servers when the session began.
         state = state.into_leg(MemberId::of(pool.name()).0).0;
     }
     let (sessions, rules) = (&ctx.snapshot.sessions, ctx.snapshot.session_rules);
     let now = seconds(SystemTime::now());
-    match sessions.used(state.key, state.made_at, now, rules) {
+    let mut seen = sessions.used(state.key, state.made_at, now, rules);
+    if let Seen::Unknown | Seen::Doubted = seen {
+        match learn(&mut state, pool, ctx).await? {
+            Some(place) => {
+                let endpoint = pool.by_id(place.endpoint);
+                return Ok(Held::moved(state, endpoint, place.upstream_id));
+            }
+            None => seen = sessions.used_as_known(state.key, state.made_at, now, rules),
+        }
+    }
+    match seen {
         Seen::Over => Err(Reason::SessionUnknown.into()),
         Seen::Moved(place) => {
             // The endpoint that the route leads to now: after a reload it may be another server.
@@ -100,20 +141,57 @@ pub(super) fn locate(mut state: SessionState, pool: &Pool, ctx: &Context) -> Res
             let endpoint = pool.by_id(state.endpoint);
             Ok(Held::at_home(state, endpoint))
         }
-        Seen::Unknown => {
+        Seen::Unknown | Seen::Doubted => {
             let endpoint = pool.by_id(state.endpoint);
             if let Some(endpoint) = &endpoint {
                 let upstream_id = Some(state.upstream_id().to_vec());
                 let place = Place { endpoint: Arc::clone(endpoint), upstream_id };
-                sessions.came(state.key, &place, state.revision, None, now, rules);
+                sessions.came(state.named(), &place, state.revision, None, now, rules);
             }
             Ok(Held::at_home(state, endpoint))
         }
     }
 }
 
+/// What the other replicas know of a session of which this one does not know enough: where it lives
+/// instead of where its id says. Nothing if there are none, or they cannot be asked.
+async fn learn(
+    state: &mut SessionState,
+    pool: &Pool,
+    ctx: &Context,
+) -> Result<Option<Spot>, Refusal> {
+    let (sessions, rules) = (&ctx.snapshot.sessions, ctx.snapshot.session_rules);
+    if sessions.ledger().is_none() {
+        return Ok(None);
+    }
+    let place = |spot: &Spot| place_at(pool, spot);
+    // Boxed: it is rare.
+    let learnt = Box::pin(sessions.learn(state.named(), rules, place)).await;
+    match learnt {
+        Some(Account::Ended) => {
+            if let Some(endpoint) = pool.by_id(state.endpoint) {
+                let place = Place { endpoint, upstream_id: None };
+                let now = seconds(SystemTime::now());
+                sessions.over_elsewhere(state.named(), &place, now, rules);
+            }
+            Err(Reason::SessionUnknown.into())
+        }
+        Some(Account::Alive(Alive { spot: Some(spot), revision, .. })) => {
+            state.revision = revision.or(state.revision);
+            Ok(Some(spot))
+        }
+        Some(Account::Alive(_)) | None => Ok(None),
+    }
+}
+
+/// The place that every replica names so, if its endpoint is one of the server's here.
+pub(super) fn place_at(pool: &Pool, spot: &Spot) -> Option<Place> {
+    let endpoint = pool.by_id(spot.endpoint)?;
+    Some(Place { endpoint, upstream_id: spot.upstream_id.clone() })
+}
+
 /// Finds where a session lives at one of several servers. `None` if that server has no sessions.
-pub(super) fn locate_leg(
+pub(super) async fn locate_leg(
     state: SessionState,
     member: &Member,
     ctx: &Context,
@@ -123,18 +201,31 @@ pub(super) fn locate_leg(
     touch_legs(&state, member, now, ctx);
     let (mut leg, opened) = state.into_leg(member.id.0);
     match opened {
-        Leg::Opened => locate(leg, &member.pool, ctx).map(Some),
+        Leg::Opened => locate(leg, &member.pool, ctx).await.map(Some),
         Leg::Stateless => Ok(None),
         Leg::Late => match sessions.whereabouts(leg.key) {
             Some(place) => {
-                if let Seen::Over = sessions.used(leg.key, leg.made_at, now, rules) {
-                    return Err(Reason::SessionUnknown.into());
+                match sessions.used(leg.key, leg.made_at, now, rules) {
+                    Seen::Over => return Err(Reason::SessionUnknown.into()),
+                    Seen::Doubted => {
+                        if let Some(spot) = learn(&mut leg, &member.pool, ctx).await? {
+                            let endpoint = member.pool.by_id(spot.endpoint);
+                            return Ok(Some(Held::moved(leg, endpoint, spot.upstream_id)));
+                        }
+                    }
+                    Seen::Unknown | Seen::AtHome | Seen::Moved(_) => {}
                 }
                 leg.revision = sessions.revision(leg.key).or(leg.revision);
                 let endpoint = member.pool.by_id(place.endpoint.id());
                 Ok(Some(Held::moved(leg, endpoint, place.upstream_id)))
             }
-            None => Ok(Some(Held::late(leg))),
+            None => match learn(&mut leg, &member.pool, ctx).await? {
+                Some(spot) => {
+                    let endpoint = member.pool.by_id(spot.endpoint);
+                    Ok(Some(Held::moved(leg, endpoint, spot.upstream_id)))
+                }
+                None => Ok(Some(Held::late(leg))),
+            },
         },
     }
 }

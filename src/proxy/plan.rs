@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::catalog::Kind;
 use crate::jsonrpc::{Id, OwnedId, peek};
 use crate::mcp::Era;
-use crate::sessions::{Place, SessionKey, SessionState};
+use crate::sessions::{Named, Place, SessionKey, SessionState, Spot};
 use crate::upstream::{Endpoint, Pool};
 
 /// The decision about one request.
@@ -174,6 +174,18 @@ impl Held {
     /// The session's name.
     pub(super) fn key(&self) -> SessionKey {
         self.state.key
+    }
+
+    /// What it is called, be it a session or a leg of one.
+    pub(super) fn named(&self) -> Named {
+        self.state.named()
+    }
+
+    /// Where it lives, as every replica names it.
+    pub(super) fn spot(&self) -> Option<Spot> {
+        let endpoint = self.endpoint.as_ref()?.id();
+        let upstream_id = self.upstream_id().filter(|id| !id.is_empty()).map(<[u8]>::to_vec);
+        Some(Spot { endpoint, upstream_id })
     }
 
     /// The server's own id, where the session lives; `None` if it gives none there.

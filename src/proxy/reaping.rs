@@ -13,8 +13,9 @@ use pingora::time::timeout;
 use super::Shared;
 use super::exchange::Exchange;
 use super::own_request::{OwnRequest, Unsaid};
+use super::placing::place_at;
 use crate::mcp::MCP_PROTOCOL_VERSION;
-use crate::sessions::{Abandoned, View, seconds};
+use crate::sessions::{Abandoned, IdleHere, Rules, Table, View, seconds};
 use crate::telemetry::Reason;
 use crate::upstream::{Subject, now_ms};
 
@@ -33,10 +34,19 @@ const HEAR_MAX: Duration = Duration::from_millis(200);
 /// What is ended at once.
 const CONCURRENT: usize = 16;
 
+/// Until when a session waits to be ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Until {
+    /// Until it is due, or nothing runs at its endpoint.
+    Quiet,
+    /// Until it is due: other replicas may still use it.
+    Due,
+}
+
 /// The sessions that wait to be ended.
 #[derive(Default)]
 pub(super) struct Reaper {
-    waiting: Mutex<Vec<(Instant, Abandoned)>>,
+    waiting: Mutex<Vec<(Instant, Until, Abandoned)>>,
     late: Mutex<Vec<Late>>,
 }
 
@@ -86,9 +96,18 @@ impl Drop for Unclaimed<'_> {
 impl Reaper {
     /// Adds a session that may be ended once `due`.
     pub(super) fn add(&self, session: Abandoned, due: Instant) {
+        self.wait(session, Until::Quiet, due);
+    }
+
+    /// The same for one that other replicas may use until then.
+    pub(super) fn add_for_all(&self, session: Abandoned, due: Instant) {
+        self.wait(session, Until::Due, due);
+    }
+
+    fn wait(&self, session: Abandoned, until: Until, due: Instant) {
         let mut waiting = self.waiting.lock();
         if session.place.upstream_id.is_some() && waiting.len() < WAITING_MAX {
-            waiting.push((due, session));
+            waiting.push((due, until, session));
         }
     }
 
@@ -105,12 +124,13 @@ impl Reaper {
         let now = Instant::now();
         let mut waiting = self.waiting.lock();
         let (due, later): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut *waiting).into_iter().partition(|(due, session)| {
+            std::mem::take(&mut *waiting).into_iter().partition(|(due, until, session)| {
                 let endpoint = &session.place.endpoint;
-                *due <= now || endpoint.in_flight() + endpoint.streams() == 0
+                let is_quiet = endpoint.in_flight() + endpoint.streams() == 0;
+                *due <= now || (*until == Until::Quiet && is_quiet)
             });
         *waiting = later;
-        due.into_iter().map(|(_, session)| session).collect()
+        due.into_iter().map(|(_, _, session)| session).collect()
     }
 }
 
@@ -126,6 +146,10 @@ impl Shared {
         self.end_all(self.reaper.take_due()).await;
         // A process that drains does not see what its successor's clients use.
         while !self.lifecycle.is_draining() {
+            if rules.view == View::Shared {
+                self.reap_shared(sessions, rules, now).await;
+                break;
+            }
             let abandoned = sessions.sweep(now, rules, BATCH);
             let count = abandoned.len();
             if rules.view == View::Whole {
@@ -154,6 +178,29 @@ impl Shared {
             Err(_) => {}
         };
         stream::iter(late).for_each_concurrent(None, hear).await;
+    }
+
+    /// Ends the sessions that no replica uses, each by one of them.
+    async fn reap_shared(&self, sessions: &Table, rules: Rules, now: u32) {
+        let idle = sessions.idle_here(now, rules, BATCH);
+        stream::iter(idle)
+            .for_each_concurrent(CONCURRENT, async |idle: IdleHere| {
+                let Some(spot) = sessions.reap_idle(&idle, now, rules).await else { return };
+                let pools = self.lasting.fleet.pools();
+                let place =
+                    spot.and_then(|spot| pools.iter().find_map(|pool| place_at(pool, &spot)));
+                let IdleHere { named, place: known, revision } = idle;
+                let place = place.unwrap_or(known);
+                self.lasting.metrics.sessions.abandoned.inc();
+                self.end(Abandoned { key: named.key, caller: None, place, revision }).await;
+                sessions.tell_reaped(named).await;
+            })
+            .await;
+    }
+
+    /// Keeps in step with the sessions of the other replicas, for ever.
+    pub async fn share_sessions(&self) {
+        self.lasting.sessions.share(|| self.snapshot().session_rules).await;
     }
 
     async fn end_all(&self, sessions: Vec<Abandoned>) {

@@ -15,7 +15,7 @@ use super::admission::{Turn, Wish};
 use super::answer::METHODS;
 use super::context::Context;
 use super::finding::{Lead, Whose, find};
-use super::placing::{anywhere, locate, locate_leg, open, place_legacy};
+use super::placing::{anywhere, is_over, locate, locate_leg, open, place_legacy};
 use super::plan::{Errand, Exchange, Forward, Held, Placement, Plan, Repeat, Shape, Way, What};
 use super::refusal::{Refusal, TokenSent};
 use super::strict::Ambiguous;
@@ -136,7 +136,9 @@ impl Gateway {
         let call = read_call(head, &body, ctx)?;
         note(ctx, &call);
         let lead = match route.federation() {
-            Some(federation) => find(federation, head, (route, caller), (&body, &call), ctx)?,
+            Some(federation) => {
+                find(federation, head, (route, caller), (&body, &call), ctx).await?
+            }
             None => Lead::plain(),
         };
         match lead.whose {
@@ -171,8 +173,8 @@ impl Gateway {
         let head = session.req_header();
         let placement = match (call.era, legs) {
             (Era::Modern, _) => anywhere(head, pool, caller, call, ctx),
-            (Era::Legacy, None) => place_legacy(head, (route, pool), caller, call, ctx)?,
-            (Era::Legacy, Some(legs)) => place_leg(head, (route, caller), call, legs, ctx)?,
+            (Era::Legacy, None) => place_legacy(head, (route, pool), caller, call, ctx).await?,
+            (Era::Legacy, Some(legs)) => place_leg(head, (route, caller), call, legs, ctx).await?,
         };
         let shape = shape(call, own.as_deref(), Some(pool));
         let wish = Wish::of(call).named(own.as_deref());
@@ -247,7 +249,7 @@ impl Gateway {
         let state = open(token, version, route, caller, ctx)?;
         let wish = Wish::bare(method);
         if route.federation().is_some() {
-            if ctx.snapshot.sessions.is_over(state.key) {
+            if is_over(&state, route, ctx).await {
                 return Err(Reason::SessionUnknown.into());
             }
             let what = match exchange {
@@ -259,7 +261,7 @@ impl Gateway {
             return self.decide_errand(session, ctx, of, (&nothing, wish), lead).await;
         }
         let Server { pool, .. } = route.server(None).ok_or(Reason::Internal)?;
-        let held = locate(state, pool, ctx)?;
+        let held = locate(state, pool, ctx).await?;
         self.authorize(ctx, route, caller, wish)?;
         let shaped = (shape, Some(held.key()));
         let turn = self.admit(session.as_mut(), ctx, (route, caller), wish, shaped).await?;
@@ -389,7 +391,7 @@ fn note(ctx: &mut Context, call: &Call<'_>) {
 }
 
 /// A leg of the client's session at the server that the call is for.
-fn place_leg(
+async fn place_leg(
     head: &RequestHeader,
     (route, caller): (&Route, &Caller),
     call: &Call<'_>,
@@ -401,7 +403,7 @@ fn place_leg(
         .zip(ctx.record.member)
         .and_then(|(federation, member)| federation.members().get(member))
         .ok_or(Reason::Internal)?;
-    Ok(match locate_leg(legs, member, ctx)? {
+    Ok(match locate_leg(legs, member, ctx).await? {
         Some(held) => Placement::Held(Box::new(held)),
         None => anywhere(head, &member.pool, caller, call, ctx),
     })

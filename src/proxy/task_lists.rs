@@ -89,7 +89,7 @@ impl Gateway {
         state: SessionState,
         cursor: Option<&str>,
     ) -> Result<Bytes, &'static str> {
-        let held = leg(state, member, ctx).ok_or("no_session")?;
+        let held = leg(state, member, ctx).await.ok_or("no_session")?;
         let params = match cursor {
             Some(cursor) => json!({ "cursor": cursor }),
             None => json!({}),
@@ -103,8 +103,8 @@ impl Gateway {
 }
 
 /// Where the session can be spoken of with the server. At one where it was not opened it has no tasks.
-fn leg(state: SessionState, member: &Member, ctx: &Context) -> Option<Held> {
-    match locate_leg(state.clone(), member, ctx) {
+async fn leg(state: SessionState, member: &Member, ctx: &Context) -> Option<Held> {
+    match locate_leg(state.clone(), member, ctx).await {
         Ok(Some(held)) => (!held.is_late()).then_some(held),
         // It has no sessions, and any endpoint will do.
         Ok(None) => {

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use super::Gateway;
 use super::context::Context;
+use super::moving::Moved;
 use super::plan::{Exchange, Forward, Placement};
 use crate::telemetry::Reason;
 use crate::upstream::{Busy, Endpoint, InFlight, Load, Loss, Otherwise, Wanted, now_ms};
@@ -149,6 +150,12 @@ impl Tried {
         !std::mem::replace(&mut self.forgotten, true)
     }
 
+    /// The session lives elsewhere now. Where another request or replica has moved it, it may be
+    /// forgotten too by now.
+    fn moved(&mut self, moved: &Moved) {
+        self.forgotten &= matches!(moved, Moved::Now);
+    }
+
     /// The session cannot leave. Tells whether it may stay where it is.
     fn stays(&mut self, loss: Loss) -> bool {
         self.stays = matches!(loss, Loss::Drained | Loss::Ejected);
@@ -183,7 +190,7 @@ impl Gateway {
                         Err(reason) if reason != Reason::SessionUnknown && tried.stays(loss) => {
                             tracing::debug!(loss = loss.as_str(), "nowhere to move to");
                         }
-                        moved => moved?,
+                        moved => tried.moved(&moved?),
                     }
                     continue;
                 }

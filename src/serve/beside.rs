@@ -125,6 +125,7 @@ impl BackgroundService for SessionKeeping {
             // It goes on while the process drains: sessions still move then.
             () = reaping => {}
             () = waking => {}
+            () = self.0.share_sessions() => {}
             () = leaving => {}
             _ = shutdown.wait_for(|_| false) => {}
         }

@@ -71,6 +71,7 @@ impl SessionState {
     #[must_use]
     pub fn into_leg(mut self, id: LegId) -> (Self, Leg) {
         self.key = self.key.leg(id);
+        self.leg = id;
         let found = self.legs().find(|leg| leg.id == id);
         self.has_legs = false;
         let Some(Written { endpoint, revision, upstream_id: place, .. }) = found else {

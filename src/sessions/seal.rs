@@ -12,6 +12,7 @@ use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::digest::{Context, Digest, SHA256};
 use ring::rand::{SecureRandom as _, SystemRandom};
 
+use super::legs::LegId;
 use crate::mcp::Revision;
 
 /// The longest session id that can be one of ours; a longer one is not even decoded.
@@ -98,6 +99,8 @@ pub struct SessionState {
     pub revision: Option<Revision>,
     /// When it was opened, in seconds since 1970.
     pub made_at: u32,
+    /// Which leg of a session it is; zero for what is none.
+    pub(super) leg: LegId,
     pub(super) opened: Vec<u8>,
     pub(super) upstream_id: (usize, usize),
     pub(super) has_legs: bool,
@@ -232,6 +235,7 @@ impl Seal {
             endpoint: u64::from_le_bytes(*endpoint),
             revision: Revision::from_byte(*revision),
             made_at,
+            leg: LegId::default(),
             upstream_id: (id_begins, id_begins + id_bytes),
             has_legs,
             opening: (id_begins + id_bytes, end),

@@ -5,27 +5,26 @@
 
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicUsize, Ordering};
 
 use super::SessionKey;
+use super::entry::{
+    BESIDE_BYTES_MAX, ENDED, Entry, LIVE, MOVED, MOVED_SILENT, Named, Place, Restore, level_byte,
+};
+use super::ledger::{Change, Ledger};
 use crate::identity::Caller;
 use crate::mcp::Revision;
-use crate::upstream::Endpoint;
-
-/// What an entry costs at most, with its share of the table: the cap in bytes is this times
-/// `sessions.table_max`. An entry with more beside it counts as several.
-pub const ENTRY_BYTES_MAX: usize = 128;
-/// A server's own id up to this length lies in the entry itself.
-const ID_BYTES_INLINE: usize = 48;
-/// What one session may have beside its entry.
-const BESIDE_BYTES_MAX: usize = 16 * 1024;
+use crate::shared::Store;
 
 /// The sessions that were used lately.
 pub struct Table {
-    entries: papaya::HashMap<SessionKey, Entry, BuildHasherDefault<FirstBytes>>,
+    pub(super) entries: papaya::HashMap<SessionKey, Entry, BuildHasherDefault<FirstBytes>>,
     units: AtomicUsize,
     /// Since when every session that was used is here, in seconds since 1970.
     complete_since: AtomicU32,
+    /// Entries of another one are asked about before they are believed.
+    pub(super) epoch: AtomicU16,
+    pub(super) ledger: Option<Ledger>,
 }
 
 /// The bounds that the configuration sets.
@@ -35,6 +34,8 @@ pub struct Rules {
     pub idle_s: u32,
     /// Entries at once.
     pub entries_max: usize,
+    /// No session lives longer, in seconds.
+    pub lifetime_s: u32,
     /// Whether a session that is not used here is used nowhere.
     pub view: View,
 }
@@ -46,39 +47,23 @@ pub enum View {
     Whole,
     /// Some uses: others have the same key.
     Part,
+    /// Some uses, and the store says whether there are others.
+    Shared,
 }
 
 /// What the table knows of a session.
 #[derive(Debug)]
 pub enum Seen {
-    /// Nothing; the id says all there is.
+    /// Nothing; the id says all there is, unless another replica knows more.
     Unknown,
+    /// Something that another replica may know better.
+    Doubted,
     /// It is where its id says.
     AtHome,
     /// It moved.
     Moved(Place),
     /// It is over: ended by its client, or not used for too long.
     Over,
-}
-
-/// Where a session lives.
-#[derive(Clone, Debug)]
-pub struct Place {
-    /// The endpoint that holds it.
-    pub endpoint: Arc<Endpoint>,
-    /// The server's own session id; `None` if it gives none.
-    pub upstream_id: Option<Vec<u8>>,
-}
-
-/// What must be made anew where a session moves to.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Restore {
-    /// The log level that the client set, as it is called.
-    pub level: Option<&'static str>,
-    /// The resources that the client subscribed to.
-    pub subscriptions: Vec<Box<str>>,
-    /// The client's `initialize`, where it had no room in the id.
-    pub opening: Option<Box<[u8]>>,
 }
 
 /// A session that nobody will use again where it lived.
@@ -96,112 +81,6 @@ pub struct Abandoned {
     pub revision: Option<Revision>,
 }
 
-/// The levels of `logging/setLevel` (2025-11-25, RFC 5424 section 6.2.1).
-const LEVELS: [&str; 8] =
-    ["debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"];
-
-const LIVE: u8 = 0;
-const ENDED: u8 = 1;
-/// It moved, and no event of its new endpoint has reached the client yet.
-const MOVED_SILENT: u8 = 2;
-const MOVED: u8 = 3;
-
-#[derive(Debug)]
-struct Entry {
-    endpoint: Arc<Endpoint>,
-    used: AtomicU32,
-    /// Whether it counts among the sessions of its endpoint.
-    counted: AtomicBool,
-    stage: AtomicU8,
-    revision: u8,
-    /// The place in `LEVELS` and one; zero is none.
-    level: u8,
-    id_bytes: u8,
-    id: [u8; ID_BYTES_INLINE],
-    beside: Option<Box<Beside>>,
-}
-
-/// What few sessions have.
-#[derive(Clone, Debug, Default)]
-struct Beside {
-    id: Box<[u8]>,
-    opening: Option<Box<[u8]>>,
-    subscriptions: Vec<Box<str>>,
-}
-
-impl Beside {
-    fn bytes(&self) -> usize {
-        let subscriptions: usize = self.subscriptions.iter().map(|uri| uri.len() + 16).sum();
-        self.id.len() + self.opening.as_ref().map_or(0, |opening| opening.len()) + subscriptions
-    }
-}
-
-impl Entry {
-    fn new(place: &Place, revision: Option<Revision>, now: u32, stage: u8) -> Self {
-        let upstream_id = place.upstream_id.as_deref().unwrap_or_default();
-        let mut id = [0; ID_BYTES_INLINE];
-        let mut beside = None;
-        match id.get_mut(..upstream_id.len()) {
-            Some(room) => room.copy_from_slice(upstream_id),
-            None => beside = Some(Box::new(Beside { id: upstream_id.into(), ..Beside::default() })),
-        }
-        Self {
-            endpoint: Arc::clone(&place.endpoint),
-            used: AtomicU32::new(now),
-            counted: AtomicBool::new(true),
-            stage: AtomicU8::new(stage),
-            revision: revision.map_or(0, |revision| revision as u8),
-            level: 0,
-            id_bytes: if beside.is_some() { 0 } else { upstream_id.len() as u8 },
-            id,
-            beside,
-        }
-    }
-
-    fn place(&self) -> Place {
-        let id = match &self.beside {
-            Some(beside) if !beside.id.is_empty() => &beside.id,
-            _ => &self.id[..usize::from(self.id_bytes)],
-        };
-        Place {
-            endpoint: Arc::clone(&self.endpoint),
-            upstream_id: (!id.is_empty()).then(|| id.to_vec()),
-        }
-    }
-
-    fn with(&self, level: u8, beside: Option<Box<Beside>>) -> Self {
-        Self {
-            endpoint: Arc::clone(&self.endpoint),
-            used: AtomicU32::new(self.used.load(Ordering::Relaxed)),
-            counted: AtomicBool::new(true),
-            stage: AtomicU8::new(self.stage.load(Ordering::Relaxed)),
-            level,
-            beside,
-            ..*self
-        }
-    }
-
-    fn units(&self) -> usize {
-        let beside = self.beside.as_ref().map_or(0, |beside| beside.bytes() + 64);
-        1 + beside.div_ceil(ENTRY_BYTES_MAX)
-    }
-
-    /// It no longer counts among the sessions of its endpoint.
-    fn uncount(&self) {
-        if self.counted.swap(false, Ordering::AcqRel) {
-            self.endpoint.standing().session_left();
-        }
-    }
-
-    fn is_over(&self) -> bool {
-        self.stage.load(Ordering::Relaxed) == ENDED
-    }
-
-    fn is_idle(&self, now: u32, rules: Rules) -> bool {
-        now.saturating_sub(self.used.load(Ordering::Relaxed)) > rules.idle_s
-    }
-}
-
 impl Table {
     /// An empty table.
     pub fn new(now: u32) -> Self {
@@ -209,11 +88,32 @@ impl Table {
             entries: papaya::HashMap::default(),
             units: AtomicUsize::new(0),
             complete_since: AtomicU32::new(now),
+            epoch: AtomicU16::new(0),
+            ledger: None,
         }
+    }
+
+    /// An empty table of a replica, which asks the store for what it lacks.
+    pub fn with_store(now: u32, store: &Arc<Store>) -> Self {
+        let ledger = store.is_configured().then(|| Ledger::new(Arc::clone(store)));
+        Self { ledger, ..Self::new(now) }
     }
 
     /// Looks a session up that a client uses now. `made_at` is when it was opened.
     pub fn used(&self, key: SessionKey, made_at: u32, now: u32, rules: Rules) -> Seen {
+        let pinned = self.entries.pin();
+        let epoch = self.epoch.load(Ordering::Relaxed);
+        let is_doubted = pinned
+            .get(&key)
+            .is_some_and(|entry| entry.epoch.load(Ordering::Relaxed) != epoch && !entry.is_over());
+        match is_doubted {
+            true => Seen::Doubted,
+            false => self.used_as_known(key, made_at, now, rules),
+        }
+    }
+
+    /// The same by what is known here.
+    pub fn used_as_known(&self, key: SessionKey, made_at: u32, now: u32, rules: Rules) -> Seen {
         let pinned = self.entries.pin();
         let Some(entry) = pinned.get(&key) else {
             let complete_since = self.complete_since.load(Ordering::Relaxed);
@@ -221,7 +121,7 @@ impl Table {
             return match rules.view {
                 // Had it been used lately, it would be here.
                 View::Whole if now.saturating_sub(known) > rules.idle_s => Seen::Over,
-                View::Whole | View::Part => Seen::Unknown,
+                View::Whole | View::Part | View::Shared => Seen::Unknown,
             };
         };
         if entry.is_over() || (rules.view == View::Whole && entry.is_idle(now, rules)) {
@@ -256,17 +156,25 @@ impl Table {
     /// A session was opened, or one that was opened elsewhere is seen for the first time.
     pub fn came(
         &self,
-        key: SessionKey,
+        named: impl Into<Named>,
         place: &Place,
         revision: Option<Revision>,
         opening: Option<Box<[u8]>>,
         now: u32,
         rules: Rules,
     ) {
-        let mut entry = Entry::new(place, revision, now, LIVE);
+        let named = named.into();
+        let mut entry = Entry::new(place, revision, named.leg, now, LIVE);
+        entry.epoch.store(self.epoch.load(Ordering::Relaxed), Ordering::Relaxed);
         if let Some(opening) = opening.filter(|opening| opening.len() <= BESIDE_BYTES_MAX) {
+            self.note(named, Change::Opening(opening.clone()));
             entry.beside.get_or_insert_default().opening = Some(opening);
         }
+        self.insert(named, entry, now, rules);
+    }
+
+    /// Adds an entry, if nobody was faster and there is room.
+    pub(super) fn insert(&self, named: Named, entry: Entry, now: u32, rules: Rules) {
         let units = entry.units();
         // Some room is left to those that move: what their ids say is no longer true.
         if self.units.load(Ordering::Relaxed) + units > rules.entries_max / 64 * 63 {
@@ -276,7 +184,7 @@ impl Table {
         }
         let endpoint = Arc::clone(&entry.endpoint);
         // Somebody else may have seen it first, and may have moved it already.
-        if self.entries.pin().try_insert(key, entry).is_ok() {
+        if self.entries.pin().try_insert(named.key, entry).is_ok() {
             self.units.fetch_add(units, Ordering::Relaxed);
             endpoint.standing().session_came();
         }
@@ -285,13 +193,16 @@ impl Table {
     /// A session moved.
     pub fn moved(
         &self,
-        key: SessionKey,
+        named: impl Into<Named>,
         place: &Place,
         revision: Option<Revision>,
         now: u32,
         rules: Rules,
     ) {
-        let mut entry = Entry::new(place, revision, now, MOVED_SILENT);
+        let named = named.into();
+        let key = named.key;
+        let mut entry = Entry::new(place, revision, named.leg, now, MOVED_SILENT);
+        entry.epoch.store(self.epoch.load(Ordering::Relaxed), Ordering::Relaxed);
         let pinned = self.entries.pin();
         if let Some(before) = pinned.get(&key) {
             entry.level = before.level;
@@ -310,8 +221,15 @@ impl Table {
         self.replace(key, entry);
     }
 
-    /// The client ended its session: its id opens nothing any more.
-    pub fn ended(&self, key: SessionKey) {
+    /// The client ended its session: its id opens nothing any more, at no replica.
+    pub fn ended(&self, named: impl Into<Named>) {
+        let named = named.into();
+        self.note(named, Change::Ended);
+        self.is_ended(named.key);
+    }
+
+    /// A session is over.
+    pub(super) fn is_ended(&self, key: SessionKey) {
         if let Some(entry) = self.entries.pin().get(&key) {
             entry.stage.store(ENDED, Ordering::Relaxed);
             entry.uncount();
@@ -324,20 +242,27 @@ impl Table {
     }
 
     /// The client set its log level.
-    pub fn note_level(&self, key: SessionKey, level: &str, rules: Rules) {
-        let Some(at) = LEVELS.iter().position(|known| *known == level) else { return };
-        self.change(key, rules, |entry| Some(entry.with(at as u8 + 1, entry.beside.clone())));
+    pub fn note_level(&self, named: impl Into<Named>, level: &str, rules: Rules) {
+        let (named, level) = (named.into(), level_byte(level));
+        if level > 0 {
+            self.note(named, Change::Level(level));
+            self.change(named.key, rules, |entry| Some(entry.with(level, entry.beside.clone())));
+        }
     }
 
     /// The client subscribed to a resource, or no longer does.
     pub fn note_subscription(
         &self,
-        key: SessionKey,
+        named: impl Into<Named>,
         uri: &str,
         subscription: Subscription,
         rules: Rules,
     ) {
-        self.change(key, rules, |entry| {
+        let named = named.into();
+        if uri.len() <= BESIDE_BYTES_MAX {
+            self.note(named, Change::Subscription(uri.into(), subscription));
+        }
+        self.change(named.key, rules, |entry| {
             let mut beside = entry.beside.clone().unwrap_or_default();
             beside.subscriptions.retain(|known| **known != *uri);
             if subscription == Subscription::Begins {
@@ -358,14 +283,7 @@ impl Table {
     /// What must be made anew where the session moves to.
     pub fn restore(&self, key: SessionKey) -> Restore {
         let pinned = self.entries.pin();
-        let Some(entry) = pinned.get(&key) else { return Restore::default() };
-        let level = usize::from(entry.level).checked_sub(1);
-        let beside = entry.beside.as_deref().cloned().unwrap_or_default();
-        Restore {
-            level: level.and_then(|at| LEVELS.get(at).copied()),
-            subscriptions: beside.subscriptions,
-            opening: beside.opening,
-        }
+        pinned.get(&key).map(Entry::restore).unwrap_or_default()
     }
 
     /// Whether a client of a session that moved may still speak of events of the old endpoint.
@@ -446,11 +364,18 @@ impl Table {
         self.entries.is_empty()
     }
 
-    fn replace(&self, key: SessionKey, entry: Entry) {
+    pub(super) fn replace(&self, key: SessionKey, entry: Entry) {
         self.units.fetch_add(entry.units(), Ordering::Relaxed);
         entry.endpoint.standing().session_came();
         if let Some(before) = self.entries.pin().insert(key, entry) {
             self.left(before);
+        }
+    }
+
+    /// Lets the other replicas know, soon.
+    fn note(&self, named: Named, change: Change) {
+        if let Some(ledger) = &self.ledger {
+            ledger.note(named, change);
         }
     }
 
@@ -464,7 +389,7 @@ impl Table {
         }
     }
 
-    fn left(&self, entry: &Entry) {
+    pub(super) fn left(&self, entry: &Entry) {
         self.units.fetch_sub(entry.units(), Ordering::Relaxed);
         entry.uncount();
     }
@@ -481,7 +406,7 @@ pub enum Subscription {
 
 /// A hash that is the start of its key: the keys are random.
 #[derive(Clone, Copy, Default)]
-struct FirstBytes(u64);
+pub(super) struct FirstBytes(u64);
 
 impl Hasher for FirstBytes {
     fn write(&mut self, bytes: &[u8]) {
@@ -499,13 +424,14 @@ impl Hasher for FirstBytes {
 
 #[cfg(test)]
 mod tests {
-    use super::{Place, Rules, Seen, Subscription, Table, View};
+    use super::{Entry, Place, Rules, Seen, Subscription, Table, View};
     use crate::config;
-    use crate::sessions::SessionKey;
+    use crate::sessions::{ENTRY_BYTES_MAX, SessionKey};
     use crate::upstream::{Endpoint, Fleet};
     use std::sync::Arc;
 
-    const RULES: Rules = Rules { idle_s: 100, entries_max: 1000, view: View::Whole };
+    const RULES: Rules =
+        Rules { idle_s: 100, entries_max: 1000, lifetime_s: 1000, view: View::Whole };
 
     fn endpoints() -> Vec<Arc<Endpoint>> {
         let yaml = "listen: 127.0.0.1:1\nservers: { s: { endpoints: [http://10.0.0.1/mcp, http://10.0.0.2/mcp] } }\nroutes: [{ path: /mcp, server: s }]";
@@ -614,8 +540,8 @@ mod tests {
 
     #[test]
     fn an_entry_is_as_small_as_promised() {
-        let node = size_of::<(SessionKey, super::Entry)>();
+        let node = size_of::<(SessionKey, Entry)>();
         // The table has up to 2.7 slots of nine bytes for each entry (load between 3/8 and 3/4).
-        assert!(node + 24 <= super::ENTRY_BYTES_MAX, "{node}");
+        assert!(node + 24 <= ENTRY_BYTES_MAX, "{node}");
     }
 }

@@ -1,9 +1,11 @@
 //! Many replicas that are one gateway, by a store that they share.
 
 mod combinations;
+mod legs;
 mod limits;
 mod operators;
 mod places;
+mod sessions;
 mod store;
 
 use crate::support::gateway::Gateway;

@@ -46,7 +46,7 @@ impl Gateway {
         ctx: &mut Context,
         errand: Errand,
     ) -> pingora::Result<()> {
-        let sought = match self.sources(session.req_header(), ctx, &errand) {
+        let sought = match Box::pin(self.sources(session.req_header(), ctx, &errand)).await {
             Ok(sought) => sought,
             Err(refusal) => return answer::refuse(session, ctx, &refusal).await,
         };

@@ -81,7 +81,8 @@ impl Source<'_> {
         let Ask::Leg(held) = &mut self.ask else { return Opening::Without };
         let (pool, mut is_moved, mut stays, mut loss) = (&self.pool, false, false, None);
         if self.continues
-            && let Some(now) = session.and_then(|s| held_leg(s.clone(), self.server, ctx))
+            && let Some(session) = session
+            && let Some(now) = Box::pin(held_leg(session.clone(), self.server, ctx)).await
         {
             // Another request may have moved it.
             let place = now.endpoint.clone().map(|endpoint| {

@@ -238,7 +238,8 @@ impl<'s> Source<'s> {
                 self.heed(is_rung)
             }
             () = late => {
-                let leg = held_leg(self.scene.session?.clone(), self.server, self.scene.ctx)?;
+                let leg = held_leg(self.scene.session?.clone(), self.server, self.scene.ctx);
+                let leg = Box::pin(leg).await?;
                 self.ask = Ask::Leg(Box::new(leg));
                 self.state = State::Due(Instant::now());
                 None

@@ -33,7 +33,7 @@ pub(super) struct Sources {
 
 impl Gateway {
     /// Finds out what each server is asked for.
-    pub(super) fn sources(
+    pub(super) async fn sources(
         &self,
         head: &RequestHeader,
         ctx: &mut Context,
@@ -45,7 +45,7 @@ impl Gateway {
         };
         let federation = route.federation().ok_or(Reason::Internal)?;
         match &errand.session {
-            Some(session) => Ok(of_session(head, ctx, federation, session, errand)),
+            Some(session) => Ok(of_session(head, ctx, federation, session, errand).await),
             None => self.of_listening(head, ctx, (&route, federation, &caller), errand),
         }
     }
@@ -159,7 +159,7 @@ struct Share {
 }
 
 /// The legs of a session. The one whose event the client saw last goes on after that.
-fn of_session(
+async fn of_session(
     head: &RequestHeader,
     ctx: &Context,
     federation: &Federation,
@@ -167,17 +167,18 @@ fn of_session(
     errand: &Errand,
 ) -> Sources {
     let seen = strict::text(&head.headers, LAST_EVENT_ID).and_then(own_event_id);
-    let sources = errand.members.iter().map(|member| {
+    let mut sources = Vec::with_capacity(errand.members.len());
+    for member in &errand.members {
         let of = &federation.members()[*member];
         let is_spoken = federation.member_speaks(*member, Era::Legacy);
-        let ask = match locate_leg(session.clone(), of, ctx) {
+        let ask = match locate_leg(session.clone(), of, ctx).await {
             Ok(Some(held)) if is_spoken && held.is_late() => Ask::Late,
             Ok(Some(held)) if is_spoken => Ask::Leg(Box::new(held)),
             _ => Ask::Nothing,
         };
         let resume = seen.filter(|(id, _)| *id == of.id.0).map(|(_, own)| own.to_owned());
         let way = Way { member: *member, session: Some(session.key), id: None, subscription: None };
-        Sought { way, ask, resume }
-    });
-    Sources { sources: sources.collect(), asked: Filter::default() }
+        sources.push(Sought { way, ask, resume });
+    }
+    Sources { sources, asked: Filter::default() }
 }

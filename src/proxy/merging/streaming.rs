@@ -381,6 +381,7 @@ impl<'s> Streaming<'s> {
         }
         self.touched_at = Instant::now();
         let now = seconds(SystemTime::now());
+        self.scene.ctx.snapshot.sessions.touch(session.key, now);
         for member in federation.members() {
             self.scene.ctx.snapshot.sessions.touch(session.key.leg(member.id.0), now);
         }
