@@ -46,6 +46,10 @@ pub(super) struct Asked {
 /// What a path names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Resource {
+    /// How the gateway is doing at this moment.
+    Live,
+    /// What is configured.
+    Config,
     Routes,
     Servers,
     Server(String),
@@ -80,6 +84,8 @@ impl Resource {
     fn read(path: &str) -> Option<Self> {
         let own = str::to_owned;
         match path.strip_prefix("/v1/")?.split('/').collect::<Vec<_>>()[..] {
+            ["live"] => Some(Self::Live),
+            ["config"] => Some(Self::Config),
             ["explain"] => Some(Self::Explain),
             ["reload"] => Some(Self::Reload),
             ["revocations"] => Some(Self::Revocations),
@@ -102,6 +108,7 @@ impl Resource {
 
     fn allow(&self) -> &'static str {
         match self {
+            Self::Live | Self::Config => "GET",
             Self::Routes | Self::Servers | Self::Revocations => "GET",
             Self::Revocation(_) => "PUT, DELETE",
             Self::Server(_) => "GET, PUT, DELETE",
@@ -119,7 +126,8 @@ impl Resource {
             Self::Endpoint(server, _) | Self::Drain(server, _) | Self::Undrain(server, _) => {
                 Needs::Register(server)
             }
-            Self::Routes | Self::Servers | Self::Server(_) | Self::Reload => Needs::Operate,
+            Self::Live | Self::Config | Self::Routes => Needs::Operate,
+            Self::Servers | Self::Server(_) | Self::Reload => Needs::Operate,
             Self::Revocations | Self::Revocation(_) => Needs::Operate,
             // Who registers a server must not say that its changes are good.
             Self::Approve(..) | Self::ApproveAll(_) => Needs::Operate,
@@ -168,6 +176,8 @@ impl Api {
             return Err(Denial::bad_request("this request has no body"));
         }
         match &asked.resource {
+            Resource::Live => Ok(self.live(&asked.role)),
+            Resource::Config => Ok(self.config()),
             Resource::Routes => {
                 let snapshot = self.reload.shared().snapshot();
                 let routes: Vec<Value> = snapshot.routes.all().map(view::route).collect();
@@ -385,7 +395,7 @@ pub(super) fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Denial> {
 }
 
 /// The entity tag of the configuration.
-fn tag_of(settings: &Settings) -> String {
+pub(super) fn tag_of(settings: &Settings) -> String {
     let digest = settings.sources.digest();
     let digits = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     format!("\"{digits}\"")
@@ -453,6 +463,8 @@ mod tests {
         let odd = Resource::Approve(a(), "x/é\0%".to_owned());
         check("/v1/servers/a/definitions/x%2F%c3%a9%00%25/approve", Some(odd));
         check("/v1/reload", Some(Resource::Reload));
+        check("/v1/live", Some(Resource::Live));
+        check("/v1/config", Some(Resource::Config));
         for path in
             ["/v1", "/v1/", "/v1/servers/a/endpoints", "/v1/reload/x", "/v2/servers", "/V1/servers"]
         {

@@ -14,6 +14,8 @@ mod api;
 mod servers;
 mod endpoints;
 mod approvals;
+mod live;
+mod dashboard;
 mod revocations;
 mod sharing;
 mod operators;

@@ -12,6 +12,7 @@ use tokio::time::timeout;
 
 use super::answer::{Answer, Denial, respond};
 use super::api::Api;
+use super::dashboard::{self, Served};
 use super::probes::Probes;
 
 /// No registration is larger.
@@ -55,8 +56,13 @@ impl Operators {
 impl ServeHttp for Operators {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         let asks_for_tokens = self.api.asks_for_tokens();
-        if !asks_for_tokens || !session.req_header().uri.path().starts_with("/v1/") {
+        let path = session.req_header().uri.path();
+        if !asks_for_tokens || !path.starts_with("/v1/") {
             let probes = if asks_for_tokens { &self.anywhere } else { &self.loopback };
+            if dashboard::is_at(path) && probes.serves_host(&session.req_header().headers) {
+                let served = if asks_for_tokens { Served::Api } else { Served::ProbesOnly };
+                return dashboard::respond(&session.req_header().method, served);
+            }
             return probes.response(session).await;
         }
         let outcome = self.carry_out(session).await;

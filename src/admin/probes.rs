@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HOST};
-use http::{Method, Response, StatusCode};
+use http::{HeaderMap, Method, Response, StatusCode};
 use pingora::apps::http_app::ServeHttp;
 use pingora::protocols::http::ServerSession;
 
@@ -40,6 +40,11 @@ impl Probes {
         Self { metrics, lifecycle, store, guard }
     }
 
+    /// Whether this is a listener for the host that is asked for.
+    pub(super) fn serves_host(&self, headers: &HeaderMap) -> bool {
+        self.guard == Guard::None || is_loopback(host_of(headers))
+    }
+
     fn answer(&self, method: &Method, path: &str, host: &str) -> (StatusCode, Vec<u8>) {
         if self.guard == Guard::LoopbackHost && !is_loopback(host) {
             return (StatusCode::MISDIRECTED_REQUEST, b"no such host here\n".to_vec());
@@ -72,7 +77,7 @@ impl Probes {
 impl ServeHttp for Probes {
     async fn response(&self, session: &mut ServerSession) -> Response<Vec<u8>> {
         let head = session.req_header();
-        let host = head.headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let host = host_of(&head.headers);
         let (status, body) = self.answer(&head.method, head.uri.path(), host);
         let length = body.len();
         let body = if head.method == Method::HEAD { Vec::new() } else { body };
@@ -87,6 +92,10 @@ impl ServeHttp for Probes {
         };
         answer.body(body).unwrap_or_default()
     }
+}
+
+fn host_of(headers: &HeaderMap) -> &str {
+    headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default()
 }
 
 fn is_loopback(host: &str) -> bool {

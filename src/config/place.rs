@@ -87,6 +87,8 @@ pub struct Sources {
 pub(super) struct Source {
     pub(super) name: String,
     pub(super) lines: Vec<String>,
+    /// Line and character at which a comment begins, both counted from 0, in their order.
+    pub(super) comments: Vec<(usize, usize)>,
 }
 
 impl Sources {
@@ -104,6 +106,11 @@ impl Sources {
     /// directories in which patterns looked for names.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         self.files.iter().map(PathBuf::as_path)
+    }
+
+    /// Every file whole, with secrets hidden and without comments: they may hold what was a secret once.
+    pub fn texts(&self) -> impl Iterator<Item = (&str, String)> {
+        self.list.iter().map(|source| (&*source.name, source.shown()))
     }
 
     /// `file:line:column`, as editors and terminals understand it.
@@ -124,4 +131,35 @@ impl Sources {
     fn source(&self, place: Place) -> Option<&Source> {
         self.list.get(place.source().index())
     }
+}
+
+impl Source {
+    fn shown(&self) -> String {
+        let mut text = String::new();
+        let mut comments = self.comments.iter().peekable();
+        for (number, line) in self.lines.iter().enumerate() {
+            let mut chars_max = usize::MAX;
+            while let Some((_, column)) = comments.next_if(|(line, _)| *line <= number) {
+                chars_max = chars_max.min(*column);
+            }
+            let line: String = line.chars().take(chars_max).collect();
+            // A line that was only a comment leaves nothing, not even a blank line.
+            if chars_max == usize::MAX || !line.trim().is_empty() {
+                hide_lengths(line.trim_end(), &mut text);
+                text.push('\n');
+            }
+        }
+        text
+    }
+}
+
+/// How long a secret is says something of it, so that what is hidden is shown with one length.
+fn hide_lengths(line: &str, shown: &mut String) {
+    const HIDDEN: &str = "****";
+    let mut rest = line;
+    while let Some(at) = rest.find(HIDDEN) {
+        shown.push_str(&rest[..at + HIDDEN.len()]);
+        rest = rest[at..].trim_start_matches('*');
+    }
+    shown.push_str(rest);
 }

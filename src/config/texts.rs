@@ -23,6 +23,7 @@ struct Text {
     directory: PathBuf,
     text: Arc<str>,
     masked: Vec<Range<usize>>,
+    comments: Vec<(usize, usize)>,
 }
 
 impl Texts {
@@ -31,7 +32,7 @@ impl Texts {
         self.count(text);
         // A byte order mark is no part of the first line.
         let text = Arc::from(text.strip_prefix('\u{feff}').unwrap_or(text));
-        self.list.push(Text { name, directory, text, masked: Vec::new() });
+        self.list.push(Text { name, directory, text, masked: Vec::new(), comments: Vec::new() });
         id
     }
 
@@ -49,6 +50,13 @@ impl Texts {
     pub(super) fn mask(&mut self, id: SourceId, range: Range<usize>) {
         if let Some(text) = self.list.get_mut(id.index()) {
             text.masked.push(range);
+        }
+    }
+
+    /// Notes where a comment begins: a line that is shown alone keeps it, a text that is shown whole does not.
+    pub(super) fn note_comment(&mut self, id: SourceId, line: usize, column: usize) {
+        if let Some(text) = self.list.get_mut(id.index()) {
+            text.comments.push((line, column));
         }
     }
 
@@ -77,7 +85,8 @@ impl Texts {
 
 impl Text {
     fn into_source(self) -> Source {
-        let Self { name, directory: _, text, mut masked } = self;
+        let Self { name, directory: _, text, mut masked, mut comments } = self;
+        comments.sort_unstable();
         masked.sort_by_key(|range| range.start);
         let mut masked = masked.into_iter().peekable();
         let mut masked_until = 0;
@@ -91,7 +100,8 @@ impl Text {
                 if at < masked_until && !c.is_whitespace() { '*' } else { c }
             })
             .collect();
-        Source { name, lines: shown.lines().map(|line| mask_passwords(line.trim_end())).collect() }
+        let lines = shown.lines().map(|line| mask_passwords(line.trim_end())).collect();
+        Source { name, lines, comments }
     }
 }
 

@@ -199,7 +199,11 @@ impl<'t> Composer<'t, '_, '_> {
     fn next(&mut self) -> Result<Option<(Event<'t>, Span)>, Stop> {
         loop {
             match self.events.next_event().transpose()? {
-                Some((Event::Comment(..), _)) => {}
+                Some((Event::Comment(..), span)) => {
+                    let start = span.start;
+                    let line = start.line().saturating_sub(1);
+                    self.reading.texts.note_comment(self.source, line, start.col());
+                }
                 next => return Ok(next),
             }
         }

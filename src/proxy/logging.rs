@@ -19,6 +19,10 @@ impl Gateway {
         let outcome = record.outcome.unwrap_or(Outcome::Cancelled);
         if let Some(reason) = record.reason {
             self.lasting.metrics.refused(reason);
+            if reason.is_of_policy() {
+                let rule = record.ruling.rule.as_deref().unwrap_or_default();
+                self.lasting.metrics.policy.denied(rule, reason);
+            }
         }
         if let (Some(route), Some(labels)) = (&record.route, record.labels()) {
             route.metrics.in_flight.dec();

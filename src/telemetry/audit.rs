@@ -12,8 +12,8 @@ pub struct AuditMetrics {
     /// Calls that had to wait for room.
     pub waits: IntCounter,
     records: IntCounterVec,
-    lost: IntCounterVec,
-    write_errors: IntCounterVec,
+    pub(super) lost: IntCounterVec,
+    pub(super) write_errors: IntCounterVec,
 }
 
 impl AuditMetrics {

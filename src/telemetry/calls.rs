@@ -25,7 +25,7 @@ pub struct RpcCode(Option<i32>);
 
 /// The counters of the details of one combination of labels, each made when it is first needed.
 #[derive(Debug, Default)]
-pub(super) struct Details(papaya::HashMap<CallDetail, IntCounter>);
+pub(super) struct Details(pub(super) papaya::HashMap<CallDetail, IntCounter>);
 
 /// The metrics of details.
 pub(super) struct CallMetrics {

@@ -6,10 +6,10 @@ use super::metrics::{counters, gauges};
 
 /// The metrics of all limits.
 pub struct LimitMetrics {
-    limited: IntCounterVec,
-    waits: IntCounterVec,
-    keys: IntGaugeVec,
-    keys_full: IntCounterVec,
+    pub(super) limited: IntCounterVec,
+    pub(super) waits: IntCounterVec,
+    pub(super) keys: IntGaugeVec,
+    pub(super) keys_full: IntCounterVec,
 }
 
 /// The handles of one limit.

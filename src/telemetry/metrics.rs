@@ -13,6 +13,7 @@ use prometheus::{
 
 use super::calls::{CallDetail, CallMetrics, Details};
 use super::configuration::Configuration;
+use super::live::Folded;
 use super::routes::RouteFamilies;
 use super::{
     AuditMetrics, CatalogMetrics, CredentialMetrics, DefinitionMetrics, EndpointMetrics,
@@ -25,7 +26,7 @@ use crate::mcp::well_known;
 pub(super) const OTHER: &str = "other";
 /// Methods that are told apart: those of the specification and a few of extensions.
 const METHODS_MAX: usize = 100;
-/// More series than this and new ones count as [`OTHER`], whatever the caps on names allow.
+/// More series than this and new combinations of names count as [`OTHER`], though each name may be a label.
 pub(super) const SERIES_MAX: usize = 10_000;
 /// Bounds of durations in seconds, those of the OpenTelemetry MCP conventions with finer low ones.
 const DURATION_BUCKETS: &[f64] =
@@ -47,10 +48,17 @@ pub struct Labels<'a> {
 
 /// The handles of one combination of labels.
 #[derive(Debug)]
-struct Series {
-    outcomes: [IntCounter; Outcome::ALL.len()],
+pub(super) struct Series {
+    pub(super) outcomes: [IntCounter; Outcome::ALL.len()],
     duration: Histogram,
-    details: Details,
+    pub(super) details: Details,
+}
+
+/// Whether there was room for a series of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Room {
+    Own,
+    Full,
 }
 
 /// How a request ended, as operators count it.
@@ -78,15 +86,16 @@ pub enum Outcome {
 pub struct Metrics {
     registry: Registry,
     requests: IntCounterVec,
-    durations: HistogramVec,
-    routes: RouteFamilies,
-    refusals: Vec<IntCounter>,
-    upstream_errors: IntCounterVec,
+    pub(super) durations: HistogramVec,
+    pub(super) routes: RouteFamilies,
+    pub(super) refusals: IntCounterVec,
+    by_reason: Vec<IntCounter>,
+    pub(super) upstream_errors: IntCounterVec,
     /// Client connections open now.
     pub connections: IntGauge,
     /// Long-lived streams open now.
     pub streams: IntGauge,
-    ejections: IntCounterVec,
+    pub(super) ejections: IntCounterVec,
     calls: CallMetrics,
     /// Issuers of keys and tokens.
     pub identity: IdentityMetrics,
@@ -111,7 +120,8 @@ pub struct Metrics {
     /// Limits: what they refused, and how many keys they count.
     pub limits: LimitMetrics,
     configuration: Configuration,
-    series: papaya::HashMap<Key, Arc<Series>>,
+    pub(super) series: papaya::HashMap<Key, Arc<Series>>,
+    pub(super) folded: Folded,
     names: Mutex<Names>,
     callers_max: usize,
     tools_max: usize,
@@ -125,7 +135,8 @@ struct Names {
 }
 
 impl Outcome {
-    const ALL: [Self; 8] = [
+    /// Every outcome, in the order in which they are counted.
+    pub const ALL: [Self; 8] = [
         Self::Ok,
         Self::Refused,
         Self::ToolError,
@@ -161,6 +172,7 @@ impl Metrics {
     /// An empty registry with every name of the gateway in it.
     pub fn new(callers_max: usize, tools_max: usize) -> Self {
         let registry = Registry::new();
+        let (refusals, by_reason) = refusals(&registry);
         Self {
             requests: counters(
                 &registry,
@@ -176,7 +188,8 @@ impl Metrics {
                 DURATION_BUCKETS,
             ),
             routes: RouteFamilies::new(&registry),
-            refusals: refusals(&registry),
+            refusals,
+            by_reason,
             upstream_errors: counters(
                 &registry,
                 "toolgate_upstream_errors_total",
@@ -213,6 +226,7 @@ impl Metrics {
             limits: LimitMetrics::new(&registry),
             configuration: Configuration::new(&registry),
             series: papaya::HashMap::new(),
+            folded: Folded::default(),
             names: Mutex::new(Names::default()),
             callers_max,
             tools_max,
@@ -227,7 +241,7 @@ impl Metrics {
 
     /// Counts one refusal.
     pub fn refused(&self, reason: Reason) {
-        if let Some(counter) = self.refusals.get(reason as usize) {
+        if let Some(counter) = self.by_reason.get(reason as usize) {
             counter.inc();
         }
     }
@@ -272,9 +286,13 @@ impl Metrics {
         if known.is_some() {
             return;
         }
-        let series = self.resolve(labels, confirmed);
+        let admitted = self.admitted(labels, confirmed);
+        let (series, room) = self.resolve(admitted);
         series.count(outcome);
         series.duration.observe(seconds);
+        if room == Room::Full {
+            self.folded.count(admitted, outcome);
+        }
     }
 
     /// Counts what else is to be said of a request, under the caller and tool it is counted under.
@@ -284,7 +302,7 @@ impl Metrics {
             return count(labels, &series.details);
         }
         let labels = self.admitted(labels, false);
-        count(labels, &self.resolve_admitted(labels).details);
+        count(labels, &self.resolve(labels).0.details);
     }
 
     /// Everything as Prometheus text.
@@ -298,16 +316,18 @@ impl Metrics {
         text
     }
 
+    /// The series of labels that may all be label values; where there are too many combinations of
+    /// them, that of `other`.
     #[cold]
-    fn resolve(&self, labels: Labels<'_>, confirmed: bool) -> Arc<Series> {
-        self.resolve_admitted(self.admitted(labels, confirmed))
-    }
-
-    /// The series of labels that may all be label values.
-    fn resolve_admitted(&self, labels: Labels<'_>) -> Arc<Series> {
+    fn resolve(&self, labels: Labels<'_>) -> (Arc<Series>, Room) {
         let pinned = self.series.pin();
         if let Some(series) = pinned.get(&labels) {
-            return Arc::clone(series);
+            return (Arc::clone(series), Room::Own);
+        }
+        let tool = if labels.tool.is_empty() { "" } else { OTHER };
+        let folded = Labels { caller: OTHER, tool, ..labels };
+        if pinned.len() >= SERIES_MAX && folded != labels {
+            return (self.resolve(folded).0, Room::Full);
         }
         let outcomes = Outcome::ALL.map(|outcome| {
             self.requests.with_label_values(&[
@@ -322,17 +342,16 @@ impl Metrics {
         let duration = self.durations.with_label_values(&[labels.route, labels.method]);
         let series = Arc::new(Series { outcomes, duration, details: Details::default() });
         pinned.insert(Key::from(labels), Arc::clone(&series));
-        series
+        (series, Room::Own)
     }
 
     /// The labels with every name that may not become a label value replaced.
     fn admitted<'a>(&self, labels: Labels<'a>, confirmed: bool) -> Labels<'a> {
         let mut names = self.names.lock();
-        let full = self.series.len() >= SERIES_MAX;
         let admit = |set: &mut HashSet<Box<str>>, name: &'a str, max: usize, may_grow: bool| {
             if name.is_empty() || set.contains(name) {
                 name
-            } else if may_grow && set.len() < max && !full {
+            } else if may_grow && set.len() < max {
                 set.insert(name.into());
                 name
             } else {
@@ -351,7 +370,7 @@ impl Metrics {
 
 /// The owned form of [`Labels`]; both hash alike so that the borrowed form finds it.
 #[derive(PartialEq, Eq)]
-struct Key {
+pub(super) struct Key {
     route: Box<str>,
     server: Box<str>,
     method: Box<str>,
@@ -360,7 +379,7 @@ struct Key {
 }
 
 impl Key {
-    fn labels(&self) -> Labels<'_> {
+    pub(super) fn labels(&self) -> Labels<'_> {
         Labels {
             route: &self.route,
             server: &self.server,
@@ -421,14 +440,16 @@ fn register<M: Clone + prometheus::core::Collector + 'static>(
     }
 }
 
-fn refusals(registry: &Registry) -> Vec<IntCounter> {
-    let by_reason = counters(
+fn refusals(registry: &Registry) -> (IntCounterVec, Vec<IntCounter>) {
+    let refusals = counters(
         registry,
         "toolgate_refusals_total",
         "Requests the gateway itself answered with an error, by reason.",
         &["reason"],
     );
-    Reason::ALL.iter().map(|reason| by_reason.with_label_values(&[reason.as_str()])).collect()
+    let by_reason = |reason: &Reason| refusals.with_label_values(&[reason.as_str()]);
+    let by_reason = Reason::ALL.iter().map(by_reason).collect();
+    (refusals, by_reason)
 }
 
 pub(super) fn counters(

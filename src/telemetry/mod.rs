@@ -10,6 +10,7 @@ mod endpoints;
 mod identity;
 mod instance;
 mod limits;
+mod live;
 mod logs;
 mod metrics;
 mod policy;

@@ -1,12 +1,14 @@
-//! What metrics say of the policy: what rules in shadow would have done, and what combination rules remember.
+//! What metrics say of the policy: what it refused, what rules in shadow would have done, and what combination rules remember.
 
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Registry};
 
+use super::Reason;
 use super::metrics::{counter, counters, gauge};
 
 /// The metrics of the policy.
 pub struct PolicyMetrics {
-    shadow: IntCounterVec,
+    pub(super) denials: IntCounterVec,
+    pub(super) shadow: IntCounterVec,
     /// Uses that combination rules remember now.
     pub marks: IntGauge,
     /// Calls refused because one more use could not be remembered.
@@ -16,6 +18,12 @@ pub struct PolicyMetrics {
 impl PolicyMetrics {
     pub(super) fn new(registry: &Registry) -> Self {
         Self {
+            denials: counters(
+                registry,
+                "toolgate_policy_denials_total",
+                "Requests that the policy refused, by the rule that decided and by reason.",
+                &["rule", "reason"],
+            ),
             shadow: counters(
                 registry,
                 "toolgate_policy_shadow_total",
@@ -33,6 +41,11 @@ impl PolicyMetrics {
                 "Calls refused because one more use could not be remembered.",
             ),
         }
+    }
+
+    /// Counts a request that the policy refused; the rule is empty where no rule allows it.
+    pub fn denied(&self, rule: &str, reason: Reason) {
+        self.denials.with_label_values(&[rule, reason.as_str()]).inc();
     }
 
     /// Counts a request that a rule in shadow mode would have decided otherwise; the rule is empty

@@ -22,6 +22,19 @@ macro_rules! reasons {
                 )
             }
 
+            /// Whether it is the policy that says no.
+            pub fn is_of_policy(self) -> bool {
+                matches!(
+                    self,
+                    Self::PolicyHidden
+                        | Self::PolicyForbidden
+                        | Self::ScopeMissing
+                        | Self::CombinationForbidden
+                        | Self::CombinationFull
+                        | Self::CombinationAway
+                )
+            }
+
             /// The reason's name in metrics and logs.
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $name,)* }

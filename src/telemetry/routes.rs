@@ -25,9 +25,9 @@ pub struct RouteMetrics {
 
 /// The metrics of all routes.
 pub(super) struct RouteFamilies {
-    overheads: HistogramVec,
-    in_flight: IntGaugeVec,
-    bytes: IntCounterVec,
+    pub(super) overheads: HistogramVec,
+    pub(super) in_flight: IntGaugeVec,
+    pub(super) bytes: IntCounterVec,
 }
 
 impl RouteFamilies {

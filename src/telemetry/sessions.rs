@@ -14,7 +14,7 @@ pub struct SessionMetrics {
     pub abandoned: IntCounter,
     /// Ended at their servers by the gateway.
     pub reaped: IntCounter,
-    moved: IntCounterVec,
+    pub(super) moved: IntCounterVec,
 }
 
 impl SessionMetrics {

@@ -13,8 +13,8 @@ pub struct SharedMetrics {
     pub replicas: IntGauge,
     /// Values in it that this gateway cannot read.
     pub unreadable: IntCounter,
-    requests: IntCounterVec,
-    fallbacks: IntCounterVec,
+    pub(super) requests: IntCounterVec,
+    pub(super) fallbacks: IntCounterVec,
 }
 
 impl SharedMetrics {

@@ -150,6 +150,64 @@ fn secrets_are_never_shown() {
 }
 
 #[test]
+fn whole_files_are_shown_without_secrets_and_comments() {
+    let digest = "0a".repeat(32);
+    let text = format!(
+        r#"# The key before was hunter2.
+listen: 127.0.0.1:8080 # hunter2
+
+state_dir: "a # b"
+sessions:
+  # hunter2
+  keys:
+    - |
+      hunter2-hunter2-hunter2-hunter2-hunter2
+      hunter2-of-two-lines
+    - "hunter2 hunter2
+       hunter2 hunter2 hunter2 folded"
+    - ${{LONG}}
+    - "${{UNSET:-hunter2-hunter2-hunter2-hunter2-hunter2}}"
+shared: {{ redis: "redis://me:hunter2@127.0.0.1/" }}
+admin: {{ listen: 127.0.0.1:1, tokens: [{{ role: read, sha256: {digest} }}] }}
+identity:
+  api_keys: [{{ caller: ann, sha256: {digest} }}] # hunter2
+servers:
+  one:
+    endpoints: ["http://127.0.0.1:1/"]
+    owner: &owner hunter2
+    credentials: {{ value: "Bearer hunter2", }}
+  two: {{ endpoints: ["http://127.0.0.1:2/"], credentials: {{ value: *owner }} }}
+  three:
+    endpoints: ["http://127.0.0.1:3/"]
+    credentials:
+      oauth_client: {{ token_url: "https://a/", client_id: ü, client_secret: 'hunter2' }}
+audit:
+  sinks:
+    - otlp: {{ endpoint: "http://127.0.0.1:4/", headers: {{ x-key: hunter2 }} }}
+routes: [{{ path: /mcp, server: one }}]
+"#
+    );
+    let settings = parse(&text, "gateway.yaml", &environment).unwrap();
+    let files: Vec<(&str, String)> = settings.sources.texts().collect();
+    let [("gateway.yaml", shown)] = &files[..] else { panic!("{files:?}") };
+    for secret in ["hunter2", "folded", "two-lines", &digest, "horse", "x-key", "*****"] {
+        assert!(!shown.contains(secret), "{secret} in\n{shown}");
+    }
+    for kept in [
+        "listen: 127.0.0.1:8080\n\nstate_dir: \"a # b\"\nsessions:\n  keys:\n",
+        "    - ${LONG}\n",
+        "tokens: [{ role: read, sha256: **** }] }\n",
+        "api_keys: [{ caller: ann, sha256: **** }]\n",
+        "client_id: ü, client_secret: **** }\n",
+        "credentials: { value: **** ****, }\n",
+        "routes: [{ path: /mcp, server: one }]\n",
+    ] {
+        assert!(shown.contains(kept), "{kept} not in\n{shown}");
+    }
+    assert_eq!(shown.lines().count(), 30, "{shown}");
+}
+
+#[test]
 fn a_fault_found_later_looks_the_same() {
     let settings = parse(&completed(""), "gateway.yaml", &environment).unwrap();
     let fault = Problem::new(settings.routes[0].place, "nothing listens there").hint("start it");
