@@ -142,7 +142,7 @@
 //! | [`snapshot`] | all of the above, made from one configuration, immutable |
 //! | [`lifecycle`] | does the process serve, drain or close? Signals, and the handover to a successor |
 //! | [`proxy`] | the request path, one file per step |
-//! | [`admin`] | the operator's side: probes and metrics, the API, the configuration while it changes |
+//! | [`admin`] | the operator's side: probes and metrics, the API, the dashboard, the configuration while it changes |
 //! | `demo` | a small fleet of MCP servers inside the process, for the first minute (feature `demo`) |
 //! | [`serve`] | assembly, start and stop |
 //! | [`cli`] | every command |

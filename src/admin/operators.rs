@@ -1,4 +1,4 @@
-//! The admin listener: probes for everybody, and the API for who has a token.
+//! The admin listener: probes and the dashboard for everybody, and the API for who has a token.
 
 use std::sync::Arc;
 use std::time::Duration;

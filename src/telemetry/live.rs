@@ -22,8 +22,8 @@ const TIMED_METHOD: &str = "tools/call";
 /// How often each outcome came, in the order of [`Outcome::ALL`].
 type Counts = [u64; Outcome::ALL.len()];
 
-/// Requests whose caller and tool share no series, because there are too many such pairs: counted by
-/// each name alone, so that sums over names stay true.
+/// Requests that were counted under another caller or tool than their own, because there are too many
+/// pairs of them: counted by each such name alone, so that sums over names stay true.
 #[derive(Default)]
 pub(super) struct Folded {
     tools: papaya::HashMap<ToolKey, Tally>,
@@ -57,16 +57,27 @@ impl Tally {
 }
 
 impl Folded {
-    /// Counts a request whose names may all be shown.
-    pub(super) fn count(&self, labels: Labels<'_>, outcome: Outcome) {
-        let Labels { server, caller, tool, .. } = labels;
+    /// Counts a request by those of its names under which its series does not count it.
+    pub(super) fn count(&self, own: Labels<'_>, counted: Labels<'_>, outcome: Outcome) {
+        if own.tool != counted.tool {
+            self.count_tool(own, outcome);
+        }
+        if own.caller != counted.caller {
+            self.count_caller(own, outcome);
+        }
+    }
+
+    fn count_tool(&self, Labels { server, tool, .. }: Labels<'_>, outcome: Outcome) {
         let tools = self.tools.pin();
         if let Some(tally) = tools.get(&ToolName(server, tool)) {
             tally.count(outcome);
-        } else if !tool.is_empty() && tools.len() < SERIES_MAX {
+        } else if tools.len() < SERIES_MAX {
             let key = ToolKey(server.into(), tool.into());
             tools.get_or_insert_with(key, Tally::default).count(outcome);
         }
+    }
+
+    fn count_caller(&self, Labels { caller, .. }: Labels<'_>, outcome: Outcome) {
         let callers = self.callers.pin();
         if let Some(tally) = callers.get(caller) {
             tally.count(outcome);
@@ -387,7 +398,12 @@ mod tests {
                 metrics.count(labels(caller, tool), Outcome::Ok, 0.001, true);
             }
         }
-        assert!(metrics.series.len() <= SERIES_MAX + 1, "{}", metrics.series.len());
+        assert!(metrics.series.len() <= SERIES_MAX + 500, "{}", metrics.series.len());
+        let text = String::from_utf8(metrics.render()).expect("UTF-8");
+        let of_tool = |line: &&str| line.contains("tool=\"tool0007\"") && line.contains("_total");
+        let counts = text.lines().filter(of_tool).filter_map(|line| line.rsplit(' ').next());
+        let sum: u64 = counts.map(|count| count.parse::<u64>().expect("a number")).sum();
+        assert_eq!(sum, 100, "Prometheus sums by tool truly, too");
         let live = metrics.live();
         let calls = &live["calls"];
         assert_eq!(calls["total"][0], 50_000);
@@ -401,6 +417,31 @@ mod tests {
             }
         }
         assert!(live.to_string().len() < 400_000, "{}", live.to_string().len());
+    }
+
+    #[test]
+    fn tools_are_folded_last() {
+        let metrics = Metrics::new(10, 3 * SERIES_MAX);
+        for number in 0..2 * SERIES_MAX + 100 {
+            let tool = format!("tool{number:05}");
+            metrics.count(labels("ann", &tool), Outcome::Ok, 0.001, true);
+            metrics.count(labels("ann", &tool), Outcome::Ok, 0.001, true);
+        }
+        assert!(metrics.series.len() <= 2 * SERIES_MAX + 1, "{}", metrics.series.len());
+        let refused = CallDetail::Refused(Reason::RateLimited);
+        metrics.count_detail(labels("bob", "tool20099"), refused);
+        let text = String::from_utf8(metrics.render()).expect("UTF-8");
+        let line =
+            r#"refused_total{caller="other",reason="rate_limited",server="files",tool="other"} 1"#;
+        assert!(text.contains(line), "a detail counts under the names of its series");
+        let live = metrics.live();
+        let total = 2 * (2 * SERIES_MAX + 100);
+        assert_eq!(live["calls"]["total"][0], total);
+        assert_eq!(row(&live["calls"]["callers"], "caller", "ann")[0], total);
+        assert_eq!(row(&live["calls"]["callers"], "caller", "other"), Value::Null);
+        let all = live["calls"]["tools"]["rows"].as_array().map_or(0, Vec::len)
+            + live["calls"]["tools"]["left_out"].as_u64().unwrap_or_default() as usize;
+        assert_eq!(all, 2 * SERIES_MAX + 100);
     }
 
     #[test]

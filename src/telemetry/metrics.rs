@@ -26,7 +26,8 @@ use crate::mcp::well_known;
 pub(super) const OTHER: &str = "other";
 /// Methods that are told apart: those of the specification and a few of extensions.
 const METHODS_MAX: usize = 100;
-/// More series than this and new combinations of names count as [`OTHER`], though each name may be a label.
+/// More series than this and new combinations of names count under the caller [`OTHER`], though each
+/// name may be a label; more than twice as many, and under the tool of that name too.
 pub(super) const SERIES_MAX: usize = 10_000;
 /// Bounds of durations in seconds, those of the OpenTelemetry MCP conventions with finer low ones.
 const DURATION_BUCKETS: &[f64] =
@@ -52,13 +53,6 @@ pub(super) struct Series {
     pub(super) outcomes: [IntCounter; Outcome::ALL.len()],
     duration: Histogram,
     pub(super) details: Details,
-}
-
-/// Whether there was room for a series of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Room {
-    Own,
-    Full,
 }
 
 /// How a request ended, as operators count it.
@@ -287,12 +281,10 @@ impl Metrics {
             return;
         }
         let admitted = self.admitted(labels, confirmed);
-        let (series, room) = self.resolve(admitted);
+        let (series, counted) = self.resolve(admitted);
         series.count(outcome);
         series.duration.observe(seconds);
-        if room == Room::Full {
-            self.folded.count(admitted, outcome);
-        }
+        self.folded.count(admitted, counted, outcome);
     }
 
     /// Counts what else is to be said of a request, under the caller and tool it is counted under.
@@ -302,7 +294,8 @@ impl Metrics {
             return count(labels, &series.details);
         }
         let labels = self.admitted(labels, false);
-        count(labels, &self.resolve(labels).0.details);
+        let (series, counted) = self.resolve(labels);
+        count(counted, &series.details);
     }
 
     /// Everything as Prometheus text.
@@ -316,18 +309,20 @@ impl Metrics {
         text
     }
 
-    /// The series of labels that may all be label values; where there are too many combinations of
-    /// them, that of `other`.
+    /// The series of labels that may all be label values, and what it counts under: where there are
+    /// too many combinations the caller is `other`, so that sums by tool stay true, and then the tool.
     #[cold]
-    fn resolve(&self, labels: Labels<'_>) -> (Arc<Series>, Room) {
+    fn resolve<'a>(&self, labels: Labels<'a>) -> (Arc<Series>, Labels<'a>) {
         let pinned = self.series.pin();
         if let Some(series) = pinned.get(&labels) {
-            return (Arc::clone(series), Room::Own);
+            return (Arc::clone(series), labels);
         }
-        let tool = if labels.tool.is_empty() { "" } else { OTHER };
-        let folded = Labels { caller: OTHER, tool, ..labels };
-        if pinned.len() >= SERIES_MAX && folded != labels {
-            return (self.resolve(folded).0, Room::Full);
+        let count = pinned.len();
+        if count >= SERIES_MAX && labels.caller != OTHER {
+            return self.resolve(Labels { caller: OTHER, ..labels });
+        }
+        if count >= 2 * SERIES_MAX && !matches!(labels.tool, "" | OTHER) {
+            return self.resolve(Labels { tool: OTHER, ..labels });
         }
         let outcomes = Outcome::ALL.map(|outcome| {
             self.requests.with_label_values(&[
@@ -342,7 +337,7 @@ impl Metrics {
         let duration = self.durations.with_label_values(&[labels.route, labels.method]);
         let series = Arc::new(Series { outcomes, duration, details: Details::default() });
         pinned.insert(Key::from(labels), Arc::clone(&series));
-        (series, Room::Own)
+        (series, labels)
     }
 
     /// The labels with every name that may not become a label value replaced.

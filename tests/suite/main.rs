@@ -14,6 +14,7 @@ mod clients;
 mod combinations;
 mod conformance;
 mod credentials;
+mod dashboard;
 mod definitions;
 mod discovery;
 mod federation;
