@@ -126,7 +126,9 @@ pub(crate) async fn drain(
             operator.drain(&url, DRAIN_DEADLINE).await?;
         }
         let began = Instant::now();
-        let is_empty = |endpoint: &Value| endpoint["sessions"] == 0 && endpoint["in_flight"] == 0;
+        let is_empty = |endpoint: &Value| {
+            ["sessions", "in_flight", "streams"].iter().all(|what| endpoint[what] == 0)
+        };
         let waits = operators.iter().map(|operator| operator.until(&url, is_empty, DRAINED_WITHIN));
         try_join_all(waits).await?;
         let took = began.elapsed().as_secs_f64();
