@@ -198,7 +198,7 @@ fn split(answer: &[u8]) -> Option<(u16, &[u8])> {
 
 #[cfg(test)]
 mod tests {
-    use super::{AskFault, addresses, ready, servers};
+    use super::{addresses, ready, servers};
     use std::io::{Read as _, Write as _};
     use std::net::TcpListener;
     use std::thread;
