@@ -6,6 +6,7 @@ mod explain;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
@@ -75,6 +76,18 @@ enum Command {
         /// Print what the admin API answered.
         #[arg(long)]
         json: bool,
+    },
+    /// Ask a running gateway whether it is ready, as container checks do; exits with 1 where it is not.
+    Health {
+        /// The gateway's health listener.
+        #[arg(long, default_value = "http://127.0.0.1:9900", conflicts_with = "config")]
+        url: String,
+        /// The gateway's configuration file, which names its health listener, or else its admin listener.
+        #[arg(long)]
+        config: Option<PathBuf>,
+        /// How long to wait for the answer.
+        #[arg(long, default_value_t = 3)]
+        timeout_seconds: u64,
     },
     /// Read the record of what happened.
     #[command(subcommand)]
@@ -158,6 +171,9 @@ pub fn run() -> ExitCode {
             let form = if json { Form::Json } else { Form::Table };
             servers(admin, config.as_deref(), token_file.as_deref(), form)
         }
+        Command::Health { url, config, timeout_seconds } => {
+            health(url, config.as_deref(), Duration::from_secs(timeout_seconds))
+        }
         Command::Audit(Audit::Verify { files, part }) => {
             verify(&files, if part { Extent::Part } else { Extent::Whole })
         }
@@ -219,6 +235,27 @@ fn servers(url: String, config: Option<&Path>, token: Option<&Path>, form: Form)
                 Form::Table => print!("{}", admin::table(&servers)),
                 Form::Json => println!("{servers:#}"),
             }
+            ExitCode::SUCCESS
+        }
+        Err(fault) => failed(&fault),
+    }
+}
+
+fn health(url: String, config: Option<&Path>, wait: Duration) -> ExitCode {
+    let url = match config.map(load) {
+        None => url,
+        Some(Err(problems)) => return bad_configuration(&problems),
+        // The admin listener answers probes as well.
+        Some(Ok(settings)) => {
+            match settings.health.or_else(|| settings.admin.map(|admin| admin.listen)) {
+                Some(listen) => format!("http://{}", reachable(listen)),
+                None => return failed(&"there is no `health` section in this configuration"),
+            }
+        }
+    };
+    match admin::ready(&url, wait) {
+        Ok(text) => {
+            println!("{text}");
             ExitCode::SUCCESS
         }
         Err(fault) => failed(&fault),

@@ -128,7 +128,7 @@ async fn open_some(
         let opened = open_one(&mut peers, &mut turn, id).await;
         let mut tally = tally.lock();
         match opened {
-            Ok(()) => tally.answered(asked, sent.elapsed(), SessionState::Whole),
+            Ok(()) => tally.answered(asked, None, sent.elapsed(), SessionState::Whole),
             Err(fault) => tally.failed(asked, fault),
         }
     }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use crate::peer;
 use crate::processes::{Folder, Process, free_address};
-use crate::yaml::{self, Endpoint, Wants};
+use crate::yaml::{self, Endpoint, Keys, Wants};
 
 const START_WITHIN: Duration = Duration::from_secs(20);
 
@@ -28,6 +28,7 @@ pub(crate) struct Fleet {
     pub(crate) wants: Wants,
     pub(crate) ledger: PathBuf,
     binaries: Binaries,
+    store: Option<Process>,
     /// Last, so that nobody writes into it any more when it is removed.
     pub(crate) folder: Folder,
 }
@@ -74,7 +75,12 @@ impl Fleet {
         fs::write(&ledger, "")?;
         let binaries = binaries.clone();
         let (found, none) = (Vec::new(), Vec::new());
-        let mut fleet = Self { replicas: found, gateways: none, wants, ledger, binaries, folder };
+        let store = match wants.keys {
+            Keys::Stored(port) => Some(start_store(port, folder.path())?),
+            Keys::Own | Keys::Shared => None,
+        };
+        let mut fleet =
+            Self { replicas: found, gateways: none, wants, ledger, binaries, store, folder };
         for _ in 0..replicas {
             fleet.add_replica().await?;
         }
@@ -82,6 +88,21 @@ impl Fleet {
             fleet.add_gateway().await?;
         }
         Ok(fleet)
+    }
+
+    pub(crate) fn has_store(&self) -> bool {
+        self.store.is_some()
+    }
+
+    /// Takes the store away, and brings it back empty.
+    pub(crate) async fn renew_store(&mut self, away: Duration) -> io::Result<()> {
+        let (Keys::Stored(port), Some(store)) = (self.wants.keys, &mut self.store) else {
+            return Err(io::Error::other("there is no store; give --store"));
+        };
+        store.kill()?;
+        tokio::time::sleep(away).await;
+        *store = start_store(port, self.folder.path())?;
+        Ok(())
     }
 
     /// Starts one more replica, which no gateway knows yet.
@@ -190,6 +211,13 @@ impl Gateway {
         let name = "toolgate_requests_total";
         self.metric(name, r#"method="tools/call""#).await.unwrap_or_default()
     }
+}
+
+/// A redis-server that keeps nothing on disk.
+fn start_store(port: u16, folder: &Path) -> io::Result<Process> {
+    let mut command = Command::new("redis-server");
+    command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
+    Process::start("store", command.args(["--port", &port.to_string()]), folder)
 }
 
 async fn until_ok(process: &mut Process, address: SocketAddr, path: &str) -> io::Result<()> {

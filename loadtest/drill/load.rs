@@ -264,7 +264,8 @@ impl Client {
         replica: Option<String>,
         request: &Request,
     ) -> Result<String, Fault> {
-        let has_session = request.fields.iter().any(|(name, _)| *name == "Mcp-Session-Id");
+        let session = request.fields.iter().find(|(name, _)| *name == "Mcp-Session-Id");
+        let session = session.map(|(_, id)| id.as_str());
         let asked = self.asked("tools/call", id, replica);
         let peer = &mut self.peers[asked.gateway];
         let answer = peer.ask(request).await.and_then(|answer| messages::told(&answer, id));
@@ -275,8 +276,8 @@ impl Client {
         let mut tally = self.load.tally.lock();
         match answer {
             Ok(told) => {
-                let state = if has_session { told.state } else { SessionState::Whole };
-                tally.answered(asked, took, state);
+                let state = if session.is_some() { told.state } else { SessionState::Whole };
+                tally.answered(asked, session, took, state);
                 Ok(told.replica)
             }
             Err(fault) => {

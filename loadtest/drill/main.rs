@@ -47,7 +47,7 @@ use processes::Afterwards;
 use report::Run;
 use scenarios::Scenario;
 use tally::Tally;
-use verdict::{Findings, Restoring, Verdict};
+use verdict::{Findings, Moving, Restoring, Verdict};
 use yaml::Keys;
 
 /// How long requests that are under way at the end may take.
@@ -61,8 +61,11 @@ struct Flags {
     #[arg(value_enum)]
     scenarios: Vec<Scenario>,
     /// Gateways that share a session key and take calls in turn; without it one, then two. `scale` has its own numbers.
-    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=2))]
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..=8))]
     gateways: Option<u8>,
+    /// Give several gateways a store in common (redis-server must be installed).
+    #[arg(long)]
+    store: bool,
     /// At least so many calls in each run; more while events last.
     #[arg(long, default_value_t = 20_000)]
     calls: u64,
@@ -118,7 +121,13 @@ async fn told_to_stop() {
 #[expect(clippy::print_stdout, reason = "the table is what this program is for")]
 async fn run_all(flags: &Flags) -> ExitCode {
     let every = Scenario::value_variants();
-    let chosen = if flags.scenarios.is_empty() { every } else { flags.scenarios.as_slice() };
+    // There is a store to take away only where one is asked for.
+    let every: Vec<Scenario> = every
+        .iter()
+        .copied()
+        .filter(|scenario| *scenario != Scenario::Store || flags.store)
+        .collect();
+    let chosen = if flags.scenarios.is_empty() { &every } else { &flags.scenarios };
     let mut code = ExitCode::SUCCESS;
     println!("{}", report::head());
     for scenario in chosen {
@@ -150,7 +159,11 @@ async fn run(flags: &Flags, scenario: Scenario, gateways: usize) -> io::Result<(
     let mut wants = scenario.wants();
     wants.server.extend(flags.server_yaml.iter().cloned());
     // The gateways that `scale` adds open the sessions of those before them.
-    wants.keys = if gateways > 1 { Keys::Shared } else { Keys::Own };
+    wants.keys = match gateways > 1 {
+        true if flags.store => Keys::Stored(processes::free_address()?.port()),
+        true => Keys::Shared,
+        false => Keys::Own,
+    };
     let abandoned = match flags.scenarios.as_slice() {
         [Scenario::Abandon] => flags.sessions.unwrap_or(flags.abandoned),
         _ => flags.abandoned,
@@ -166,6 +179,9 @@ async fn run(flags: &Flags, scenario: Scenario, gateways: usize) -> io::Result<(
     let mut findings = Findings::default();
     if gateways > 1 {
         findings.restoring = Restoring::Told;
+    }
+    if flags.store && gateways > 1 {
+        findings.moving = Moving::Once;
     }
     let tally = match scenario {
         Scenario::Abandon => abandon::run(&mut fleet, abandoned, &mut findings).await,
@@ -246,6 +262,7 @@ async fn under_load(
         Scenario::Scale => scale::run(fleet, &load, &balancer, findings).await,
         Scenario::Reload => reload::run(fleet, &load, findings).await,
         Scenario::Hang => scenarios::hang(fleet, &load, findings).await,
+        Scenario::Store => scenarios::store(fleet, &load, findings).await,
     };
     match happened {
         Ok(()) => load.until(1.0).await,

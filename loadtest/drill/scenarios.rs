@@ -21,6 +21,9 @@ const EJECTED_WITHIN: Duration = Duration::from_secs(15);
 /// What a drained replica's sessions have to move.
 const DRAIN_DEADLINE: &str = "2s";
 const DRAINED_WITHIN: Duration = Duration::from_secs(12);
+/// How long the store is away, and how soon it must be seen again (the two seconds).
+const STORE_AWAY: Duration = Duration::from_secs(3);
+const STORE_BACK_WITHIN: Duration = Duration::from_secs(2);
 const UPGRADES: u32 = 5;
 /// After that the old process is told to hand over, whether or not the new one is seen to wait.
 const SOCKET_WITHIN: Duration = Duration::from_secs(10);
@@ -43,6 +46,8 @@ pub(crate) enum Scenario {
     Reload,
     /// A replica stops where it stands.
     Hang,
+    /// The store of several gateways goes, and comes back with nothing in it; needs --store.
+    Store,
     /// A great many sessions are opened and left.
     Abandon,
 }
@@ -57,6 +62,7 @@ impl Scenario {
             Self::Scale => "scale",
             Self::Reload => "reload",
             Self::Hang => "hang",
+            Self::Store => "store",
             Self::Abandon => "abandon",
         }
     }
@@ -66,7 +72,7 @@ impl Scenario {
         let entries = |entries: &[&str]| entries.iter().map(|entry| (*entry).to_owned()).collect();
         let mut wants = Wants::default();
         match self {
-            Self::Steady | Self::Restart => {}
+            Self::Steady | Self::Restart | Self::Store => {}
             Self::Drain | Self::Reload => wants.admin = Some(Admin),
             Self::Upgrade => wants.runtime = entries(&["grace: 5s"]),
             Self::Scale => wants.runtime = entries(&["grace: 10s", "connection_age_max: 5s"]),
@@ -114,11 +120,15 @@ pub(crate) async fn drain(
         load.until((number as f64 + 0.5) / (count as f64 + 0.5)).await;
         let url = fleet.endpoints()[number].url();
         let operators = operators(fleet);
-        for operator in &operators {
+        // Gateways with a store tell each other.
+        let told = if fleet.has_store() { &operators[..1] } else { &operators };
+        for operator in told {
             operator.drain(&url, DRAIN_DEADLINE).await?;
         }
         let began = Instant::now();
-        let is_empty = |endpoint: &Value| endpoint["sessions"] == 0 && endpoint["in_flight"] == 0;
+        let is_empty = |endpoint: &Value| {
+            ["sessions", "in_flight", "streams"].iter().all(|what| endpoint[what] == 0)
+        };
         let waits = operators.iter().map(|operator| operator.until(&url, is_empty, DRAINED_WITHIN));
         try_join_all(waits).await?;
         let took = began.elapsed().as_secs_f64();
@@ -131,9 +141,35 @@ pub(crate) async fn drain(
         replica.process()?.signal("TERM")?;
         replica.process()?.until_gone(Duration::from_secs(5)).await?;
         fleet.start_replica(number).await?;
-        for operator in &operators {
+        for operator in told {
             operator.undrain(&url).await?;
         }
+    }
+    Ok(())
+}
+
+/// Takes the store away twice, for some seconds, and brings it back empty.
+pub(crate) async fn store(
+    fleet: &mut Fleet,
+    load: &Arc<Load>,
+    findings: &mut Findings,
+) -> io::Result<()> {
+    for part in [0.25, 0.6] {
+        load.until(part).await;
+        let asked = fleet.metric("toolgate_shared_requests_total", "").await.unwrap_or_default();
+        fleet.renew_store(STORE_AWAY).await?;
+        let back = Instant::now();
+        while fleet.metric("toolgate_shared_up", "").await < Some(fleet.gateways.len() as f64) {
+            if back.elapsed() > STORE_BACK_WITHIN {
+                findings.missed.push("the store is back, and a gateway does not see it".to_owned());
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let took = back.elapsed().as_secs_f64();
+        findings
+            .said
+            .push(format!("the store was seen again after {took:.2} s ({asked} requests before)"));
     }
     Ok(())
 }

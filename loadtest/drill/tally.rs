@@ -1,5 +1,6 @@
 //! What the clients of one run have seen, added up.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::histogram::Histogram;
@@ -51,6 +52,8 @@ pub(crate) struct Streams {
 pub(crate) struct Tally {
     /// Ids of the calls whose answer was right.
     pub(crate) answered: Vec<u64>,
+    /// The same by the session they were made in, in their order.
+    pub(crate) in_session: HashMap<String, Vec<u64>>,
     pub(crate) latency: Histogram,
     pub(crate) failures: Vec<Failure>,
     /// Calls that were answered rightly and late.
@@ -61,8 +64,17 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    pub(crate) fn answered(&mut self, asked: Asked, took: Duration, state: SessionState) {
+    pub(crate) fn answered(
+        &mut self,
+        asked: Asked,
+        session: Option<&str>,
+        took: Duration,
+        state: SessionState,
+    ) {
         self.answered.push(asked.id);
+        if let Some(session) = session {
+            self.in_session.entry(session.to_owned()).or_default().push(asked.id);
+        }
         self.latency.record(took);
         self.unrestored += u64::from(state == SessionState::Lost);
         if took >= SLOW {

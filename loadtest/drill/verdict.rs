@@ -19,6 +19,7 @@ pub(crate) struct Findings {
     pub(crate) hang: Option<Hang>,
     /// Whether sessions must have found their state again wherever they were served.
     pub(crate) restoring: Restoring,
+    pub(crate) moving: Moving,
     /// Why the goal is missed.
     pub(crate) missed: Vec<String>,
     /// What else is worth a line.
@@ -31,6 +32,16 @@ pub(crate) enum Restoring {
     Demanded,
     /// With several gateways the one that moves a session need not be the one that saw its state.
     Told,
+}
+
+/// How sessions move where there are several gateways.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Moving {
+    /// Each gateway may move a session for itself.
+    #[default]
+    Each,
+    /// One of them does, and the others follow.
+    Once,
 }
 
 /// A replica that was killed, from before the signal until the process was gone.
@@ -81,6 +92,11 @@ pub(crate) fn judge(tally: &Tally, ledger: &Ledger, findings: &Findings) -> Verd
         missed.push(format!(
             "{calls} calls ran in sessions that lack their log level or subscription"
         ));
+    }
+    let paths: Vec<_> = tally.in_session.values().map(|calls| ledger.path(calls)).collect();
+    let returns = paths.iter().filter(|(_, returns)| *returns > 0).count();
+    if returns > 0 && findings.moving == Moving::Once {
+        missed.push(format!("{returns} sessions came back to where they had left"));
     }
     let streams = &tally.streams;
     if streams.cut > streams.resumed_after_cut {
@@ -226,9 +242,9 @@ mod tests {
         assert!(!failed(200, 1900, 504));
         assert!(!failed(1000, 1990, 504));
         let mut tally = Tally::default();
-        tally.answered(asked(at(900)), Duration::from_secs(1), SessionState::Whole);
+        tally.answered(asked(at(900)), None, Duration::from_secs(1), SessionState::Whole);
         assert_eq!(late_after_ejection(&tally, &hang), 0);
-        tally.answered(asked(at(1001)), Duration::from_secs(1), SessionState::Whole);
+        tally.answered(asked(at(1001)), None, Duration::from_secs(1), SessionState::Whole);
         assert_eq!(late_after_ejection(&tally, &hang), 1);
     }
 }

@@ -35,6 +35,8 @@ pub(crate) enum Keys {
     Own,
     /// Gateways that take each other's sessions.
     Shared,
+    /// The same, with a store on this port in which they keep what is common.
+    Stored(u16),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,7 +71,10 @@ pub(crate) fn gateway(
         ));
     }
     let mut sessions = wants.sessions.clone();
-    if wants.keys == Keys::Shared {
+    if let Keys::Stored(port) = wants.keys {
+        line(format!("shared: {{ redis: \"redis://127.0.0.1:{port}\" }}"));
+    }
+    if wants.keys != Keys::Own {
         sessions.push(format!("keys: [{SESSION_KEY}]"));
     }
     for (section, entries) in [("runtime", &wants.runtime), ("sessions", &sessions)] {

@@ -1,4 +1,4 @@
-//! Asks the admin API of a running gateway, as the command line does.
+//! Asks the admin API and the probes of a running gateway, as the command line does.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs as _};
@@ -6,16 +6,27 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-/// More than a fleet of thousands of endpoints needs.
-const ANSWER_BYTES_MAX: u64 = 64 * 1024 * 1024;
+const API: Bounds = Bounds {
+    connect: Duration::from_secs(5),
+    answer: Duration::from_secs(30),
+    // More than a fleet of thousands of endpoints needs.
+    answer_bytes_max: 64 * 1024 * 1024,
+};
+/// A probe is answered with a line or two.
+const PROBE_BYTES_MAX: u64 = 4096;
+
+/// How long an answer may take, and how large it may be.
+struct Bounds {
+    connect: Duration,
+    answer: Duration,
+    answer_bytes_max: u64,
+}
 
 /// Why there is no answer to show.
 #[derive(Debug, thiserror::Error)]
 pub enum AskFault {
     /// The address is none.
-    #[error("{0} is no address of an admin listener: write http://127.0.0.1:9901")]
+    #[error("{0} is no address of a listener: write it as http://127.0.0.1:9901")]
     Address(String),
     /// Nobody is there, or the connection broke.
     #[error(
@@ -26,6 +37,22 @@ pub enum AskFault {
         authority: String,
         /// What the system says.
         error: io::Error,
+    },
+    /// Nobody answers probes.
+    #[error("no answer from the health listener at {authority}: {error}")]
+    Silent {
+        /// Where it should be.
+        authority: String,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// The gateway takes no calls, or something else answered.
+    #[error("not ready ({status}): {text}")]
+    NotReady {
+        /// The status.
+        status: u16,
+        /// What it said.
+        text: String,
     },
     /// The token is missing or wrong.
     #[error(
@@ -61,6 +88,22 @@ pub fn explain(url: &str, token: &str, inquiry: &str) -> Result<Value, AskFault>
     ask(url, token, "POST /v1/explain", Some(inquiry), |json| json["decision"].is_string())
 }
 
+/// What a running gateway says of its being ready, if it is.
+///
+/// # Errors
+/// Why it is not, or why nobody answered in time.
+pub fn ready(url: &str, wait: Duration) -> Result<String, AskFault> {
+    let authority = authority(url);
+    let addresses = addresses(authority).ok_or_else(|| AskFault::Address(url.to_owned()))?;
+    let request = format!("GET /ready HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n");
+    let bounds = Bounds { connect: wait, answer: wait, answer_bytes_max: PROBE_BYTES_MAX };
+    let silent = |error| AskFault::Silent { authority: authority.to_owned(), error };
+    let answer = exchange(&addresses, &request, &bounds).map_err(silent)?;
+    let (status, body) = split(&answer).ok_or_else(|| silent(not_http()))?;
+    let text = String::from_utf8_lossy(body).trim().to_owned();
+    if status == 200 { Ok(text) } else { Err(AskFault::NotReady { status, text }) }
+}
+
 fn ask(
     url: &str,
     token: &str,
@@ -68,7 +111,7 @@ fn ask(
     body: Option<&str>,
     is_answer: impl Fn(&Value) -> bool,
 ) -> Result<Value, AskFault> {
-    let authority = url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/');
+    let authority = authority(url);
     let addresses = addresses(authority).ok_or_else(|| AskFault::Address(url.to_owned()))?;
     if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(AskFault::Unauthorized("it holds a space or a line break".to_owned()));
@@ -87,9 +130,8 @@ fn ask(
         None => request += "\r\n",
     }
     let unreachable = |error| AskFault::Unreachable { authority: authority.to_owned(), error };
-    let answer = exchange(&addresses, &request).map_err(unreachable)?;
-    let (status, body) = split(&answer)
-        .ok_or_else(|| unreachable(io::Error::other("what answers there does not speak HTTP")))?;
+    let answer = exchange(&addresses, &request, &API).map_err(unreachable)?;
+    let (status, body) = split(&answer).ok_or_else(|| unreachable(not_http()))?;
     let json: Option<Value> = serde_json::from_slice(body).ok();
     let told = json.as_ref().and_then(|json| json["error"].as_str());
     match (status, json.as_ref()) {
@@ -104,6 +146,14 @@ fn ask(
     }
 }
 
+fn not_http() -> io::Error {
+    io::Error::other("what answers there does not speak HTTP")
+}
+
+fn authority(url: &str) -> &str {
+    url.strip_prefix("http://").unwrap_or(url).trim_end_matches('/')
+}
+
 fn addresses(authority: &str) -> Option<Vec<SocketAddr>> {
     // What is no host and port could smuggle something into the head of the request.
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte);
@@ -114,21 +164,21 @@ fn addresses(authority: &str) -> Option<Vec<SocketAddr>> {
     (!addresses.is_empty()).then_some(addresses)
 }
 
-fn exchange(addresses: &[SocketAddr], request: &str) -> io::Result<Vec<u8>> {
-    let mut stream = connect(addresses)?;
-    stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-    stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+fn exchange(addresses: &[SocketAddr], request: &str, bounds: &Bounds) -> io::Result<Vec<u8>> {
+    let mut stream = connect(addresses, bounds.connect)?;
+    stream.set_read_timeout(Some(bounds.answer))?;
+    stream.set_write_timeout(Some(bounds.answer))?;
     stream.write_all(request.as_bytes())?;
     let mut answer = Vec::new();
-    stream.take(ANSWER_BYTES_MAX).read_to_end(&mut answer)?;
+    stream.take(bounds.answer_bytes_max).read_to_end(&mut answer)?;
     Ok(answer)
 }
 
 /// A name may have several addresses; the first that listens is the one.
-fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+fn connect(addresses: &[SocketAddr], wait: Duration) -> io::Result<TcpStream> {
     let mut refused = io::Error::from(io::ErrorKind::AddrNotAvailable);
     for address in addresses {
-        match TcpStream::connect_timeout(address, CONNECT_TIMEOUT) {
+        match TcpStream::connect_timeout(address, wait) {
             Ok(stream) => return Ok(stream),
             Err(error) => refused = error,
         }
@@ -148,12 +198,14 @@ fn split(answer: &[u8]) -> Option<(u16, &[u8])> {
 
 #[cfg(test)]
 mod tests {
-    use super::{AskFault, addresses, servers};
+    use super::{addresses, ready, servers};
     use std::io::{Read as _, Write as _};
     use std::net::TcpListener;
     use std::thread;
+    use std::time::Duration;
 
-    fn answered(answer: &'static str) -> Result<serde_json::Value, AskFault> {
+    /// What becomes of an answer, and what it was an answer to.
+    fn answered<T>(answer: &'static str, ask: impl FnOnce(&str) -> T) -> (T, String) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let url = format!("http://{}/", listener.local_addr().expect("an address"));
         let gateway = thread::spawn(move || {
@@ -163,10 +215,8 @@ mod tests {
             stream.write_all(answer.as_bytes()).expect("written");
             String::from_utf8_lossy(&request[..read]).into_owned()
         });
-        let found = servers(&url, "secret");
-        let request = gateway.join().expect("a gateway");
-        assert!(request.contains("Authorization: Bearer secret\r\n"), "{request}");
-        found
+        let found = ask(&url);
+        (found, gateway.join().expect("a gateway"))
     }
 
     #[test]
@@ -181,7 +231,9 @@ mod tests {
             ("", "does not speak HTTP"),
         ];
         for (answer, expected) in rows {
-            match answered(answer) {
+            let (found, request) = answered(answer, |url| servers(url, "secret"));
+            assert!(request.contains("Authorization: Bearer secret\r\n"), "{request}");
+            match found {
                 Ok(json) => assert!(expected.is_empty(), "{answer}: {json}"),
                 Err(fault) => {
                     assert!(
@@ -189,6 +241,26 @@ mod tests {
                         "{fault}"
                     );
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn probes_say_ready_or_why_not() {
+        let rows = [
+            ("HTTP/1.1 200 OK\r\n\r\nready\n", Ok("ready")),
+            ("HTTP/1.1 503 X\r\n\r\nstopping\n", Err("not ready (503): stopping")),
+            ("HTTP/1.1 404 X\r\n\r\n", Err("not ready (404)")),
+            ("SSH-2.0\r\n", Err("does not speak HTTP")),
+            ("", Err("does not speak HTTP")),
+        ];
+        for (answer, expected) in rows {
+            let (found, request) = answered(answer, |url| ready(url, Duration::from_secs(30)));
+            assert!(request.starts_with("GET /ready HTTP/1.1\r\n"), "{request}");
+            match (found.map_err(|fault| fault.to_string()), expected) {
+                (Ok(text), Ok(expected)) => assert_eq!(text, expected),
+                (Err(text), Err(expected)) => assert!(text.contains(expected), "{text}"),
+                (found, _) => panic!("{found:?} for {answer}"),
             }
         }
     }

@@ -24,7 +24,7 @@ mod ask;
 mod table;
 
 pub use api::Api;
-pub use ask::{AskFault, explain, servers};
+pub use ask::{AskFault, explain, ready, servers};
 pub use operators::Operators;
 pub use probes::{Guard, Probes};
 pub use registrations::load;

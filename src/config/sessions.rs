@@ -30,7 +30,7 @@ pub struct Sessions {
 /// Whether abandoned sessions are ended at their server, with a DELETE.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Reap {
-    /// They are, unless keys are configured: then another gateway may be using them.
+    /// They are, unless keys are configured and no store is shared: then another gateway may be using them.
     #[default]
     Auto,
     /// They are.
@@ -51,18 +51,6 @@ impl Default for Sessions {
     }
 }
 
-impl Sessions {
-    /// Whether abandoned sessions are ended at their server, with `auto` resolved.
-    #[must_use]
-    pub fn reaps(&self) -> bool {
-        match self.reap {
-            Reap::Auto => self.keys.is_empty(),
-            Reap::On => true,
-            Reap::Off => false,
-        }
-    }
-}
-
 shape! {
     /// How MCP sessions are sealed, and when they end.
     SessionsText {
@@ -74,7 +62,7 @@ shape! {
         optional idle: Duration,
         /// Sessions whose last use is remembered, each in at most 128 bytes.
         optional table_max: Count,
-        /// Whether abandoned sessions are ended at their server with DELETE: on, off, or auto: on where no key is configured.
+        /// Whether abandoned sessions are ended at their server with DELETE: on, off, or auto: on where no key is configured, or where a store is shared.
         optional reap: Reap,
     }
 }

@@ -1,5 +1,4 @@
-//! What lets a call in besides its identity: the policy, what was called before, the limits, and a
-//! place in the record. `request_filter` says in which order.
+//! What lets a call in besides its identity: the policy, the limits, and a place in the record. `request_filter` says in which order.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -20,7 +19,7 @@ use crate::config::OnChange;
 use crate::identity::{Caller, Credential, Method, Proof, Unproven};
 use crate::limits::{self, Permits};
 use crate::mcp::{self, Annotations, Call, Era, Listed, Passes, Shows};
-use crate::policy::{self, Asked, Combinations, Effect, Marks, Origin, Subject, Use};
+use crate::policy::{Asked, Effect, Marks, Subject};
 use crate::routes::{Route, Server};
 use crate::sessions::SessionKey;
 use crate::snapshot::Snapshot;
@@ -88,7 +87,7 @@ impl<'a> Wish<'a> {
         self
     }
 
-    fn tool(&self) -> Option<&'a str> {
+    pub(super) fn tool(&self) -> Option<&'a str> {
         match self.subject {
             Subject::Tool(name) => Some(name),
             _ => None,
@@ -292,65 +291,6 @@ impl Gateway {
                 Some(servers) => servers.iter().all(|server| is_allowed(server)),
                 None => route.server_names(ctx.record.member).into_iter().all(is_allowed),
             }
-    }
-
-    /// May they, after what they did before? From here on the call counts for others.
-    pub(super) fn remember_use(
-        &self,
-        ctx: &mut Context,
-        route: &Route,
-        caller: &Caller,
-        wish: Wish<'_>,
-        session: Option<SessionKey>,
-    ) -> Result<(), Refusal> {
-        let combinations: &Combinations = &ctx.snapshot.combinations;
-        let Some(tool) = wish.tool().filter(|_| !combinations.is_empty()) else { return Ok(()) };
-        let Some(Server { pool, listed }) = route.server(ctx.record.member) else {
-            return Err(Reason::Internal.into());
-        };
-        let is_declared = listed.offer().find(Kind::Tools, tool).is_some();
-        let used = Use {
-            server: pool.name(),
-            tool,
-            origin: if is_declared { Origin::Declared } else { Origin::Claimed },
-            caller: caller.digest(),
-            session,
-        };
-        let admitted = combinations.admit(&self.lasting.marks, used, now_ms());
-        self.keep_marks(ctx, admitted)
-    }
-
-    /// The same for what the caller did at other replicas.
-    pub(super) async fn confirm_use(&self, ctx: &mut Context) -> Result<(), Refusal> {
-        let marks = std::mem::take(&mut ctx.admission.marks);
-        let confirmed = marks.confirm().await;
-        self.keep_marks(ctx, confirmed)
-    }
-
-    fn keep_marks(
-        &self,
-        ctx: &mut Context,
-        admitted: Result<Marks, policy::Refused>,
-    ) -> Result<(), Refusal> {
-        let (rule, reason) = match admitted {
-            Ok(marks) => {
-                if let Some(shadow) = &marks.shadow {
-                    let outcome = policy::Outcome::Refused;
-                    let shadow = || (outcome, Some(Arc::clone(shadow)));
-                    ctx.record.ruling.shadow.get_or_insert_with(shadow);
-                }
-                ctx.admission.marks = marks;
-                return Ok(());
-            }
-            Err(policy::Refused::Combination(rule)) => (rule, Reason::CombinationForbidden),
-            Err(policy::Refused::Full(rule)) => {
-                self.lasting.metrics.policy.marks_full.inc();
-                (rule, Reason::CombinationFull)
-            }
-            Err(policy::Refused::Away(rule)) => (rule, Reason::CombinationAway),
-        };
-        ctx.record.ruling.rule = Some(rule);
-        Err(reason.into())
     }
 
     /// How much? What can be told before the body is read.

@@ -1,6 +1,6 @@
 //! Before anything is decided: time limits for this request, and who stands at the other end.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 use pingora_proxy::Session;
@@ -38,13 +38,18 @@ fn client(peer: IpAddr, session: &Session, trusted: &[IpNet]) -> IpAddr {
         .collect();
     let mut found = peer;
     for hop in values.iter().rev().flat_map(|value| value.rsplit(',')) {
-        let Ok(address) = hop.trim().parse::<IpAddr>() else { break };
+        let Some(address) = address(hop.trim()) else { break };
         found = address.to_canonical();
         if !is_trusted(&found) {
             break;
         }
     }
     found
+}
+
+/// Some load balancers write the port of the client as well.
+fn address(hop: &str) -> Option<IpAddr> {
+    hop.parse().ok().or_else(|| Some(hop.parse::<SocketAddr>().ok()?.ip()))
 }
 
 #[cfg(test)]
@@ -71,7 +76,11 @@ mod tests {
             ("10.0.0.1", "x-forwarded-for: 6.6.6.6, 1.2.3.4, 10.0.0.2\r\n", "1.2.3.4"),
             ("10.0.0.1", "x-forwarded-for: 6.6.6.6\r\nx-forwarded-for: 1.2.3.4\r\n", "1.2.3.4"),
             ("10.0.0.1", "x-forwarded-for: ::ffff:1.2.3.4\r\n", "1.2.3.4"),
+            ("10.0.0.1", "x-forwarded-for: 6.6.6.6, 1.2.3.4:50123\r\n", "1.2.3.4"),
+            ("10.0.0.1", "x-forwarded-for: 1.2.3.4:50123,10.0.0.2:443\r\n", "1.2.3.4"),
+            ("10.0.0.1", "x-forwarded-for: [2001:db8::1]:50123\r\n", "2001:db8::1"),
             ("10.0.0.1", "x-forwarded-for: 1.2.3.4, garbage\r\n", "10.0.0.1"),
+            ("10.0.0.1", "x-forwarded-for: 1.2.3.4, 1.2.3.4:99999\r\n", "10.0.0.1"),
             ("10.0.0.1", "", "10.0.0.1"),
             ("9.9.9.9", "x-forwarded-for: 1.2.3.4\r\n", "9.9.9.9"),
         ];

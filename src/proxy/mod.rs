@@ -33,6 +33,7 @@ mod pump;
 mod reaping;
 mod recording;
 mod refusal;
+mod remembering;
 mod renaming;
 mod request_filter;
 mod response_body_filter;

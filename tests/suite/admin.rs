@@ -170,12 +170,12 @@ async fn servers_are_listed_with_their_endpoints() {
     assert_eq!(id.as_str().map(str::len), Some(16));
     let endpoint = json!({
         "id": null, "url": one.url(), "weight": 1, "source": "configured", "state": "serving",
-        "since": null, "sessions": 0, "in_flight": 0, "lease_seconds_left": null,
+        "since": null, "sessions": 0, "in_flight": 0, "streams": 0, "lease_seconds_left": null,
         "drain_deadline": null, "permanent": false,
     });
     let expected = json!({
         "name": "one", "owner": "team-a", "description": "what it does", "source": "configured",
-        "routes": ["/mcp"], "on_endpoint_loss": "not_found", "sessions": 0, "in_flight": 0,
+        "routes": ["/mcp"], "on_endpoint_loss": "not_found", "sessions": 0, "in_flight": 0, "streams": 0,
         "last_change": null, "endpoints": [endpoint], "catalog": {
             "state": "off", "fault": null, "listed": null, "last_change": null,
             "tools": 0, "prompts": 0, "resources": 0, "templates": 0,

@@ -1,6 +1,6 @@
 //! The command line: everything that is wrong at once, and nothing starts with it.
 
-use crate::support::gateway::{Folder, free_address, toolgate};
+use crate::support::gateway::{Folder, Gateway, free_address, toolgate};
 use std::net::TcpListener;
 use std::process::{Command, Output};
 
@@ -103,6 +103,29 @@ fn the_examples_are_good_and_the_schema_is_theirs() {
     assert!(output.status.success());
     let kept = include_str!("../../conf/schema.json");
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), kept.trim());
+}
+
+#[tokio::test]
+async fn health_asks_a_gateway_whether_it_is_ready() {
+    let sections = "servers: { one: { endpoints: [http://127.0.0.1:1/mcp] } }\nroutes: [{ path: /mcp, server: one }]\n";
+    let gateway = Gateway::start(sections).await;
+    let (folder, url) = (Folder::new(), format!("http://{}", gateway.health));
+    let config = folder.write("toolgate.yaml", &gateway.config()).display().to_string();
+    for way in [["--url", url.as_str()], ["--config", config.as_str()]] {
+        let output = toolgate(&["health", way[0], way[1]]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "ready\n");
+    }
+    drop(gateway);
+    for way in [["--url", url.as_str()], ["--config", config.as_str()]] {
+        let output = toolgate(&["health", way[0], way[1]]);
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("no answer"), "{output:?}");
+    }
+    let unprobed = folder.write("unprobed.yaml", &format!("listen: 127.0.0.1:1\n{sections}"));
+    let output = toolgate(&["health", "--config", &unprobed.display().to_string()]);
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no `health`"), "{output:?}");
 }
 
 #[test]
