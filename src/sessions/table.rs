@@ -72,7 +72,7 @@ pub struct Abandoned {
     /// Which one.
     pub key: SessionKey,
     /// Who moved it away. Of one that nobody used for too long nobody is known: the table holds a
-    /// million sessions in [`ENTRY_BYTES_MAX`] each, which must not keep every caller with all its
+    /// million sessions in [`ENTRY_BYTES_MAX`](super::ENTRY_BYTES_MAX) each, which must not keep every caller with all its
     /// claims. The record of its start names the caller.
     pub caller: Option<Arc<Caller>>,
     /// Where it lived.
