@@ -12,7 +12,7 @@ use super::exchange::Exchange;
 use super::http1::Arrived;
 use super::listing::EventFilter;
 use super::plan::{Exchange as Purpose, Forward};
-use super::pump::{Begun, End, Interrupted, while_client_waits};
+use super::pump::{Begun, End, Interrupted, Pumped, while_client_waits};
 use super::refusal::Refusal;
 use super::renaming::{self, Broken, Renaming};
 use super::response_body_filter::BodyWatch;
@@ -51,14 +51,14 @@ pub(super) enum Handed {
 }
 
 impl Gateway {
-    /// Gives the client the answer that has begun.
+    /// Gives the client the answer that has begun; of a long stream its head.
     pub(super) async fn deliver(
         &self,
         session: &mut ServerSession,
         ctx: &mut Context,
         forward: &mut Forward,
         begun: Begun,
-    ) -> End {
+    ) -> Pumped {
         let Begun { mut exchange, mut head, arrived: Arrived { part, whole }, in_flight } = begun;
         if whole {
             // Many a short answer is sent as a stream. Here as a whole, it goes on with its length:
@@ -71,7 +71,7 @@ impl Gateway {
             let opened = self.open_session(session, ctx, forward, &mut exchange, &head, &mut held);
             match opened.await {
                 Ok(token) => sealed = token,
-                Err(reason) => return End::Refused(reason.into()),
+                Err(reason) => return End::Refused(reason.into()).into(),
             }
         }
         let mut exchange = self.unless_finished(exchange).await;
@@ -80,7 +80,7 @@ impl Gateway {
             if let Err(end) =
                 Box::pin(self.hold_list(session, ctx, forward, &mut head, &mut held, open)).await
             {
-                return end;
+                return end.into();
             }
         }
         let renaming = match renaming::first(
@@ -91,7 +91,7 @@ impl Gateway {
             exchange.is_none(),
         ) {
             Ok(renaming) => renaming,
-            Err(fault) => return End::Refused(unfit(forward, fault).into()),
+            Err(fault) => return End::Refused(unfit(forward, fault).into()).into(),
         };
         ctx.record.status = head.status;
         ctx.record.outcome = Some(match head.status {
@@ -123,14 +123,14 @@ impl Gateway {
         drop(head);
         if let Err(error) = written {
             tracing::debug!(%error, "client left before its answer");
-            return self.client_left(ctx, forward, body.exchange).await;
+            return self.client_left(ctx, forward, body.exchange).await.into();
         }
         if is_long {
-            return self.pass_on_stream(session, ctx, forward, body, in_flight).await;
+            return Pumped::Stream(Box::new(body), in_flight);
         }
         let end = self.pass_on(session, ctx, forward, body).await;
         drop(in_flight);
-        end
+        end.into()
     }
 
     /// Gives the client the body, beginning with what is held of it.

@@ -162,7 +162,7 @@ impl Edge {
             session.set_pipelined_prefix(head);
             let request = self.http.proxy.process_new_http(session, &self.never);
             let reused = match with_place(request).await {
-                (_, Some(parked)) => Box::pin(self.drive_parked(*parked)).await,
+                (_, Some(parked)) => self.drive_parked(parked).await,
                 (reused, None) => reused.map(|reused| reused.consume().0),
             };
             match reused {
@@ -173,13 +173,13 @@ impl Edge {
     }
 
     /// Drives a stream that has left Pingora's request; returns the connection if it can be used.
-    async fn drive_parked(&self, parked: Parked) -> Option<Stream> {
-        let Parked { mut downstream, mut ctx, mut forward, permit } = parked;
-        let driven = self.gateway.drive(&mut downstream, &mut ctx, &mut forward).await;
+    async fn drive_parked(&self, mut parked: Box<Parked>) -> Option<Stream> {
+        let driven = Box::pin(self.gateway.drive_parked(&mut parked)).await;
+        let Parked { downstream, mut ctx, permit, .. } = *parked;
         self.gateway.log(downstream.req_header(), &mut ctx);
-        drop(permit);
+        drop((ctx, permit));
         driven.ok()?;
-        let reusable = downstream.finish().await.ok().flatten()?;
+        let reusable = Box::pin(downstream.finish()).await.ok().flatten()?;
         Some(reusable.into_parts().0)
     }
 

@@ -3,10 +3,13 @@
 //! Pingora's own client keeps 64 KiB for every answer that is streamed; a gateway holds tens of
 //! thousands of idle streams. Connections still come from and go back to Pingora's pool.
 
+use std::future::poll_fn;
+use std::pin::Pin;
+
 use bytes::{Buf as _, Bytes, BytesMut};
 use http::{HeaderName, HeaderValue};
 use pingora::protocols::Stream;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
 
 /// Largest head of an answer, in bytes.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -18,7 +21,9 @@ const CHUNK_LINE_BYTES_MAX: usize = 4096;
 /// A body up to this size is sent in one piece with its head.
 const JOINED_BYTES_MAX: usize = 16 * 1024;
 /// Read sizes grow from the first to the second while an endpoint fills them.
-const READ_BYTES: std::ops::RangeInclusive<usize> = 1024..=64 * 1024;
+const READ_BYTES: std::ops::RangeInclusive<usize> = FIRST_BYTES..=64 * 1024;
+/// As much is read by way of the stack.
+const FIRST_BYTES: usize = 1024;
 
 /// An exchange on one connection.
 pub(super) struct Http1 {
@@ -140,13 +145,19 @@ impl Http1 {
             if self.framing == Framing::Done {
                 return Ok(None);
             }
-            let room = match self.framing {
+            let filled = match self.framing {
                 // What is sure to come may have its room at once.
-                Framing::Length(left) => left.min(*READ_BYTES.end() as u64) as usize,
-                _ => self.read_bytes,
+                Framing::Length(left) => {
+                    self.buffer.reserve(left.min(*READ_BYTES.end() as u64) as usize);
+                    self.fill().await
+                }
+                _ if self.read_bytes > FIRST_BYTES => {
+                    self.buffer.reserve(self.read_bytes);
+                    self.fill().await
+                }
+                _ => self.fill_when_it_comes().await,
             };
-            self.buffer.reserve(room);
-            match self.fill().await {
+            match filled {
                 Ok(()) => {}
                 Err(Broken::Io(std::io::ErrorKind::UnexpectedEof))
                     if self.framing == Framing::UntilClose =>
@@ -178,6 +189,27 @@ impl Http1 {
     async fn fill(&mut self) -> Result<(), Broken> {
         let room = self.buffer.capacity() - self.buffer.len();
         let read = self.stream.read_buf(&mut self.buffer).await?;
+        self.has_read(read, room)
+    }
+
+    /// The next bytes, which may not come for hours: until they do, nothing is held for them.
+    async fn fill_when_it_comes(&mut self) -> Result<(), Broken> {
+        let Self { stream, buffer, .. } = self;
+        let read = poll_fn(|cx| {
+            let mut first = [0; FIRST_BYTES];
+            let mut first = ReadBuf::new(&mut first);
+            let polled = Pin::new(&mut *stream).poll_read(cx, &mut first);
+            if polled.is_pending() && buffer.is_empty() {
+                *buffer = BytesMut::new();
+            }
+            buffer.extend_from_slice(first.filled());
+            polled.map_ok(|()| first.filled().len())
+        });
+        let read = read.await?;
+        self.has_read(read, FIRST_BYTES)
+    }
+
+    fn has_read(&mut self, read: usize, room: usize) -> Result<(), Broken> {
         if read == 0 {
             return Err(Broken::Io(std::io::ErrorKind::UnexpectedEof));
         }

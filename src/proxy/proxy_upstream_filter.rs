@@ -7,9 +7,9 @@ use pingora_proxy::Session;
 use super::Gateway;
 use super::answer;
 use super::context::Context;
-use super::parked;
+use super::parked::{self, Parked};
 use super::plan::{Exchange, Forward, Plan, Shape};
-use super::pump::End;
+use super::pump::{End, Pumped};
 use super::refusal::Refusal;
 use crate::telemetry::{Outcome, Reason};
 
@@ -55,23 +55,34 @@ impl Gateway {
         }
     }
 
-    /// Carries a request to its end, whoever holds it.
+    /// Carries a request to its end.
     pub(super) async fn drive(
         &self,
         session: &mut ServerSession,
         ctx: &mut Context,
         forward: &mut Forward,
     ) -> pingora::Result<()> {
-        match self.pump(session, ctx, forward).await {
-            End::Complete => Ok(()),
-            End::Refused(refusal) => {
-                if ctx.record.id.is_none() {
-                    ctx.record.id = forward.reply_id();
-                }
-                answer::refuse(session, ctx, &refusal).await
+        let end = match self.pump(session, ctx, forward).await {
+            Pumped::Ended(end) => end,
+            // Boxed, so that calls have no room for what only streams need.
+            Pumped::Stream(body, in_flight) => {
+                Box::pin(self.pass_on_stream(session, ctx, forward, body, in_flight)).await
             }
-            End::Cut => Error::e_explain(ErrorType::ConnectionClosed, "answer cut short"),
-        }
+        };
+        ended(session, ctx, forward, end).await
+    }
+
+    /// Carries a stream that has left Pingora's request to its end. While it idles, what came before
+    /// its first event has no room any more.
+    pub(super) async fn drive_parked(&self, parked: &mut Parked) -> pingora::Result<()> {
+        let Parked { downstream, ctx, forward, .. } = parked;
+        let end = match Box::pin(self.pump(downstream, ctx, forward)).await {
+            Pumped::Ended(end) => end,
+            Pumped::Stream(body, in_flight) => {
+                Box::pin(self.pass_on_stream(downstream, ctx, forward, body, in_flight)).await
+            }
+        };
+        Box::pin(ended(downstream, ctx, forward, end)).await
     }
 
     /// Streams are counted, because each holds memory and two connections for hours.
@@ -84,6 +95,25 @@ impl Gateway {
             true => Ok(Some(permit)),
             false => Err(Reason::StreamsFull.into()),
         }
+    }
+}
+
+/// Tells the client what it does not know yet.
+async fn ended(
+    session: &mut ServerSession,
+    ctx: &mut Context,
+    forward: &Forward,
+    end: End,
+) -> pingora::Result<()> {
+    match end {
+        End::Complete => Ok(()),
+        End::Refused(refusal) => {
+            if ctx.record.id.is_none() {
+                ctx.record.id = forward.reply_id();
+            }
+            answer::refuse(session, ctx, &refusal).await
+        }
+        End::Cut => Error::e_explain(ErrorType::ConnectionClosed, "answer cut short"),
     }
 }
 

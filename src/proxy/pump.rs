@@ -14,6 +14,7 @@ use pingora::time::timeout;
 
 use super::Gateway;
 use super::context::{Context, Reached};
+use super::deliver::Body;
 use super::exchange::Exchange;
 use super::http1::{Arrived, Broken};
 use super::identity_headers::{subject, told};
@@ -37,6 +38,19 @@ pub(super) enum End {
     Refused(Refusal),
     /// The answer was cut; the client's connection cannot be used again.
     Cut,
+}
+
+/// How far a request came at once.
+pub(super) enum Pumped {
+    Ended(End),
+    /// The client has the head of a long stream; the rest comes when it comes.
+    Stream(Box<Body>, InFlight),
+}
+
+impl From<End> for Pumped {
+    fn from(end: End) -> Self {
+        Self::Ended(end)
+    }
 }
 
 /// An answer whose head is here, and of which the client has seen nothing yet.
@@ -69,20 +83,20 @@ impl Interrupted {
 }
 
 impl Gateway {
-    /// Carries out `forward`, to its end.
+    /// Carries out `forward`: to its end, or until only the events of a long stream are left.
     pub(super) async fn pump(
         &self,
         session: &mut ServerSession,
         ctx: &mut Context,
         forward: &mut Forward,
-    ) -> End {
+    ) -> Pumped {
         match self.begin(session, ctx, forward).await {
             Ok(begun) => self.deliver(session, ctx, forward, begun).await,
             Err(None) => {
                 ctx.record.outcome = Some(Outcome::Cancelled);
-                End::Cut
+                End::Cut.into()
             }
-            Err(Some(reason)) => End::Refused(reason.into()),
+            Err(Some(reason)) => End::Refused(reason.into()).into(),
         }
     }
 

@@ -88,10 +88,10 @@ impl Gateway {
         session: &mut ServerSession,
         ctx: &mut Context,
         forward: &mut Forward,
-        body: Body,
+        body: Box<Body>,
         mut in_flight: InFlight,
     ) -> End {
-        let Body { held, mut exchange, mut watch, mut filter, .. } = body;
+        let Body { held, mut exchange, mut watch, mut filter, .. } = *body;
         let mut part = Some(held).filter(|held| !held.is_empty());
         let (mut bell, mut changes) = (forward.pool.bell(), forward.pool.changes());
         let (mut must_look, mut term) = (true, Term::of(ctx.record.caller.as_deref()));
