@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use crate::client::{Client, refused};
-use crate::request::{self, Target};
+use crate::request::{self, Era, Outgoing, Target};
 
 /// What is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -109,8 +109,12 @@ async fn open_stream(target: &Target, id: &mut u64) -> io::Result<Client> {
 
 async fn connection_after_a_call(target: &Target, id: &mut u64) -> io::Result<Client> {
     let mut client = Client::connect(target).await?;
+    let session = match target.era {
+        Era::Legacy => Some(client.initialize(target, id).await?.0),
+        Era::Modern => None,
+    };
     let tail = target.tail();
-    let mut outgoing = request::Outgoing::new(target, None, &tail);
+    let mut outgoing = Outgoing::new(target, session.as_deref(), &tail);
     *id += 1;
     outgoing.set_id(*id);
     outgoing.send(&mut client.stream, &tail).await?;
