@@ -363,20 +363,24 @@ backend fake
     def load_command(self, url, seconds, extra):
         return [str(word) for word in [self.load, "--url", url, "--seconds", seconds, *extra]]
 
-    def measure(self, process, seconds, extra):
+    def measure(self, process, seconds, extra, also=None):
         """One run of the load generator: what it printed, the share of its core that it and the fake server used, and what the run cost the
-        proxy, where its process is known. Connections and sessions are opened before."""
+        proxy, where its process is known. Connections and sessions are opened before. `also` is asked at both ends."""
         command = self.load_command(process.url, seconds, extra)
         with subprocess.Popen(command, stdout=subprocess.PIPE, preexec_fn=pinned(self.flags.load_core)) as load:
             opened = load.stdout.readline()
             before = (process.cpu_seconds() if process.pid else 0, self.load_seconds(load.pid))
+            ends = [also()] if also else []
             lines = load.stdout.read()
             # It is a zombie until it is waited for: its times are still told.
             load_seconds = self.load_seconds(load.pid) - before[1]
             cpu = process.cpu_seconds() - before[0] if process.pid else 0
+            ends += [also()] if also else []
         if load.returncode != 0 or not opened:
             sys.exit(f"the load generator failed: {' '.join(command)}")
         result = json.loads(lines)
+        if also:
+            result["also"] = ends
         result["load_core_share"] = load_seconds / result["seconds"]
         if process.pid:
             answers = result["requests"] + result["bad"] + result["refused"]

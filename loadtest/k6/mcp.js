@@ -8,6 +8,7 @@
 //   RATE       calls or sessions per second;  DURATION  how long;  VUS  how many may be under way at once;  P99_MS  the p99 that is still good
 //   OUT        where the summary goes: OUT.json and OUT.txt; ./k6-NAME by default
 //   INSECURE   1: believe any certificate
+//   MACHINE, COMMIT   are only told in the summary, so that a number is never without them
 
 import http from "k6/http";
 import exec from "k6/execution";

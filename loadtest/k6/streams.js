@@ -8,7 +8,7 @@
 //
 // What this can show: that so many streams can be open, that none is refused or ended early, and that calls beside them stay quick.
 // What it cannot: k6 reads an answer as a whole, so it sees no event, no order and no gap, and when its time is over not even the status
-// (error code 1050, status 0). A stream counts as held when it lasted until its client left. A GET that is refused with 405 ends at once and
+// (error code 1050, status 0); it warns of each, and http_req_failed as a whole counts them: only that of calls and of opening is judged. A stream counts as held when it lasted until its client left. A GET that is refused with 405 ends at once and
 // is counted apart (the server has no such stream). Whether events arrive, once and in order, is what `loadtest/drills` checks; what an idle stream costs in
 // memory is what `loadtest/compare` and `loadtest/capacity` measure.
 

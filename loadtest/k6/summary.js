@@ -4,6 +4,10 @@
 export function summaryOf(name) {
   return (data) => {
     const out = __ENV.OUT || `k6-${name}`;
+    if (!data.metrics || !data.state) {
+      const raw = JSON.stringify({ script: name, environment: environment(), ...data }, null, 1);
+      return { stdout: `${name}: k6 gave its new form of summary, which is kept as it is; for text run it with --new-machine-readable-summary=false\n`, [`${out}.json`]: raw };
+    }
     const found = { script: name, date: new Date().toISOString(), environment: environment(), seconds: data.state.testRunDurationMs / 1000, metrics: data.metrics };
     const text = asText(name, found);
     return { stdout: text, [`${out}.txt`]: text, [`${out}.json`]: JSON.stringify(found, null, 1) + "\n" };
@@ -12,7 +16,7 @@ export function summaryOf(name) {
 
 // What the run was told, without what must stay secret.
 function environment() {
-  const names = ["URL", "TOOL", "ARGUMENTS", "ERA", "RATE", "DURATION", "VUS", "P99_MS", "MACHINE", "COMMIT"];
+  const names = ["URL", "TOOL", "ARGUMENTS", "ERA", "RATE", "DURATION", "VUS", "P99_MS", "INSECURE", "MACHINE", "COMMIT"];
   return Object.fromEntries(names.filter((name) => __ENV[name]).map((name) => [name, __ENV[name]]));
 }
 
