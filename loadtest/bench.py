@@ -163,7 +163,10 @@ def shown(name, value):
 
 def circumstances_line(found):
     machine = found["machine"]
-    return f"{found['date'][:10]}, commit {found['commit']}, {machine['cores']} x {machine['cpu']}, load average {machine['load_average'][0]:.1f} at the start"
+    # Programs that were built before may be of another commit than the scripts.
+    given = [found["flags"][name] for name in ("gateway", "programs") if found["flags"].get(name, "None") != "None"]
+    programs = f", programs of {given[0]}" if given else ""
+    return f"{found['date'][:10]}, commit {found['commit']}{programs}, {machine['cores']} x {machine['cpu']}, load average {machine['load_average'][0]:.1f} at the start"
 
 
 @contextlib.contextmanager
