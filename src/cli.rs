@@ -59,6 +59,9 @@ enum Command {
         /// Show what this configuration's policy locks out or exposes against another one; exits with 1 where something is other.
         #[arg(long, value_name = "OLD", conflicts_with = "schema")]
         against: Option<PathBuf>,
+        /// Also ask the servers what they offer: whether they answer, in which era, and what a route of several servers would not show as they have it; exits with 1 where something would be missing.
+        #[arg(long, conflicts_with_all = ["schema", "against"])]
+        ask: bool,
     },
     /// Say whether a call would be allowed, by which rule, and why the others do not matter; exits with 1 where it would be refused.
     Explain(Box<explain::Explain>),
@@ -159,11 +162,12 @@ pub fn run() -> ExitCode {
             println!("{}", config::schema());
             ExitCode::SUCCESS
         }
-        Command::Check { config, schema: false, against } => {
+        Command::Check { config, schema: false, against, ask } => {
             let config = config.unwrap_or_default();
             match against {
                 Some(old) => explain::against(&config, &old),
-                None => check(&config),
+                None if ask => check(&config, survey),
+                None => check(&config, |_| ExitCode::SUCCESS),
             }
         }
         Command::Explain(explain) => explain.run(),
@@ -195,7 +199,7 @@ pub fn run() -> ExitCode {
     }
 }
 
-fn check(path: &Path) -> ExitCode {
+fn check(path: &Path, further: impl FnOnce(&Settings) -> ExitCode) -> ExitCode {
     match load(path).and_then(|settings| serve::check(&settings).map(|()| settings)) {
         Ok(settings) => {
             let (servers, routes) = (settings.servers.len(), settings.routes.len());
@@ -203,9 +207,20 @@ fn check(path: &Path) -> ExitCode {
             if let Some(note) = settings.unshared() {
                 println!("note: {note}");
             }
-            ExitCode::SUCCESS
+            further(&settings)
         }
         Err(problems) => bad_configuration(&problems),
+    }
+}
+
+fn survey(settings: &Settings) -> ExitCode {
+    match serve::survey(settings) {
+        Ok(survey) => {
+            survey.servers.iter().for_each(|server| println!("{server}"));
+            survey.reports.iter().for_each(|report| println!("{report}"));
+            if survey.is_lacking() { ExitCode::from(FAILURE) } else { ExitCode::SUCCESS }
+        }
+        Err(error) => failed(&error),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Assembles the gateway from its settings and runs it until it is told to stop.
 
 mod beside;
+mod survey;
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -34,6 +35,8 @@ use crate::snapshot::{Lasting, Snapshot};
 use crate::telemetry::{Format, Metrics, RequestLog};
 
 use beside::{Housekeeping, beside};
+
+pub use survey::{Reported, Survey, Surveyed, survey};
 
 /// How long a connection waits for more to send: enough for a small answer with its head.
 const WRITE_BUFFER_BYTES: usize = 1460;
@@ -296,7 +299,8 @@ fn services(
 /// Asks the servers what they offer, before anybody asks the gateway.
 fn list_first(settings: &Settings, shared: &Shared) -> io::Result<()> {
     let within = settings.catalog.ready_within;
-    catalog::list_first(&shared.snapshot().catalog, shared.fleet(), shared.metrics(), within)
+    catalog::list_first(&shared.snapshot().catalog, shared.fleet(), shared.metrics(), within)?;
+    Ok(())
 }
 
 /// What lets operators see and change a running gateway.

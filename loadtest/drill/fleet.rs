@@ -215,7 +215,8 @@ impl Gateway {
 
 /// A redis-server that keeps nothing on disk.
 fn start_store(port: u16, folder: &Path) -> io::Result<Process> {
-    let mut command = Command::new("redis-server");
+    let program = std::env::var("TOOLGATE_STORE");
+    let mut command = Command::new(program.as_deref().unwrap_or("redis-server"));
     command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]);
     Process::start("store", command.args(["--port", &port.to_string()]), folder)
 }

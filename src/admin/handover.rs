@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::registrations::{read, write};
+use super::registrations::{put_in_place, read, write};
 use crate::config;
 use crate::upstream::{Change, Fleet, Registered, Source, id_of, now_ms};
 
@@ -83,7 +83,7 @@ impl Bequest {
         let written = Written::of(fleet, &self.awaited.lock(), successor);
         let candidate = self.directory.join(CANDIDATE);
         write(&candidate, &written)?;
-        fs::rename(candidate, self.directory.join(FILE))
+        put_in_place(&candidate, &self.directory.join(FILE))
     }
 
     /// There is no successor after all. Leases go on, with time to be renewed.

@@ -126,8 +126,7 @@ impl Registrations {
 
     /// Lets the proposed servers count.
     pub(super) fn accept(&self, servers: Servers) -> io::Result<()> {
-        fs::rename(self.directory.join(SERVERS_CANDIDATE), self.servers_file())?;
-        File::open(&self.directory)?.sync_all()?;
+        put_in_place(&self.directory.join(SERVERS_CANDIDATE), &self.servers_file())?;
         *self.servers.lock() = servers;
         Ok(())
     }
@@ -188,8 +187,7 @@ impl Registrations {
         let file = self.directory.join(ENDPOINTS);
         let candidate = self.directory.join("endpoints.new.json");
         write(&candidate, &changed)?;
-        fs::rename(&candidate, &file)?;
-        File::open(&self.directory)?.sync_all()?;
+        put_in_place(&candidate, &file)?;
         *endpoints = changed;
         Ok(())
     }
@@ -251,6 +249,12 @@ pub(super) fn write(path: &Path, content: &impl Serialize) -> io::Result<()> {
     let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
     file.write_all(&text)?;
     file.sync_all()
+}
+
+/// Lets a file that was written take the place of the one before, also after a crash of the machine.
+pub(super) fn put_in_place(candidate: &Path, file: &Path) -> io::Result<()> {
+    fs::rename(candidate, file)?;
+    File::open(file.parent().unwrap_or_else(|| Path::new(".")))?.sync_all()
 }
 
 #[cfg(test)]

@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 
 use super::answer::{Answer, Denial};
 use super::api::{Api, Asked, Mode};
-use super::registrations::{read, write};
+use super::registrations::{put_in_place, read, write};
+use crate::config;
 use crate::identity::{KeyState, Revoked};
 
 /// The digests of revoked keys, a JSON list.
@@ -23,8 +24,8 @@ impl RevocationFile {
         let path = state_dir.join(FILE);
         let digests: Vec<String> = read(&path)?;
         for digest in &digests {
-            let digest = parse(digest)
-                .ok_or_else(|| io::Error::other(format!("{} holds no digests", path.display())))?;
+            let digest = config::sha256(digest)
+                .map_err(|fault| io::Error::other(format!("{}: {fault}", path.display())))?;
             revoked.set(digest, KeyState::Revoked).map_err(io::Error::other)?;
         }
         Ok(Self(path))
@@ -35,7 +36,7 @@ impl RevocationFile {
         let digests: Vec<String> = revoked.all().iter().map(text).collect();
         let candidate = self.0.with_extension("new.json");
         write(&candidate, &digests)?;
-        std::fs::rename(candidate, &self.0)
+        put_in_place(&candidate, &self.0)
     }
 }
 
@@ -54,8 +55,7 @@ impl Api {
         digest: &str,
         state: KeyState,
     ) -> Result<Answer, Denial> {
-        let digest = parse(digest)
-            .ok_or_else(|| Denial::bad_request("a key is named by its SHA-256, in hexadecimal"))?;
+        let digest = config::sha256(digest).map_err(Denial::bad_request)?;
         let mut turn = self.turn()?;
         if asked.mode == Mode::DryRun {
             return Ok(Answer::ok(json!({ "dry_run": true })));
@@ -83,36 +83,7 @@ impl Api {
     }
 }
 
-/// The digest that these digits mean.
-pub(super) fn parse(digits: &str) -> Option<[u8; 32]> {
-    let mut digest = [0; 32];
-    let pairs = digits.as_bytes().chunks_exact(2);
-    if digits.len() != 64 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-        return None;
-    }
-    for (byte, pair) in digest.iter_mut().zip(pairs) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
-    Some(digest)
-}
-
 /// The digits of a digest.
 pub(super) fn text(digest: &[u8; 32]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{parse, text};
-
-    #[test]
-    fn a_digest_is_64_digits() {
-        let digits = "0f".repeat(32);
-        assert_eq!(parse(&digits).map(|digest| text(&digest)), Some(digits.clone()));
-        assert_eq!(parse(&digits.to_uppercase()), parse(&digits));
-        for bad in ["", &digits[1..], &"+f".repeat(32), &"é".repeat(32), &digits.replace('f', "g")]
-        {
-            assert_eq!(parse(bad), None, "{bad}");
-        }
-    }
 }

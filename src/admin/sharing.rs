@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::api::Api;
 use super::registrations::{KeptEndpoint, Servers};
 use super::revocations;
+use crate::catalog::Pins;
 use crate::config;
 use crate::identity::KeyState;
 use crate::shared::{Away, Board, Fields, Steps, Store, Topic, slim};
@@ -43,6 +44,8 @@ impl StoreClock {
 struct Sharing {
     boards: [Board; 4],
     clock: StoreClock,
+    /// The version of the pins that are as the store has them: there may be many.
+    pins_at: Option<u64>,
     looks: u32,
 }
 
@@ -55,7 +58,7 @@ impl Api {
         }
         let topics = [Topic::Registrations, Topic::Drains, Topic::Pins, Topic::Revocations];
         let boards = topics.map(Board::new);
-        let mut sharing = Sharing { boards, clock: StoreClock::default(), looks: 0 };
+        let mut sharing = Sharing { boards, clock: StoreClock::default(), pins_at: None, looks: 0 };
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
             // Whatever changes while a successor takes over would be lost.
@@ -74,9 +77,15 @@ impl Sharing {
             let topic = board.topic();
             if self.looks.is_multiple_of(TRY_AGAIN_LOOKS) {
                 board.retry();
+                self.pins_at = None;
             }
+            let pins_at = (topic == Topic::Pins).then(|| pins(api).version());
             if let Some(now_us) = board.read(store, is_kept).await? {
                 self.clock = StoreClock::read(now_us);
+                self.pins_at = None;
+            }
+            if pins_at.is_some() && pins_at == self.pins_at {
+                continue;
             }
             let clock = self.clock;
             let local = blocking(api, move |api| local(api, topic, clock)).await;
@@ -95,6 +104,7 @@ impl Sharing {
                 };
                 wanted.extend(read.map(|value| (field, value)));
             }
+            self.pins_at = pins_at.or(self.pins_at);
             if wanted.is_empty() {
                 continue;
             }
@@ -108,6 +118,10 @@ impl Sharing {
         }
         Ok(())
     }
+}
+
+fn pins(api: &Api) -> &Pins {
+    api.reload().shared().lasting().catalog.pins()
 }
 
 /// Files are written and names looked up, which must not keep others from being heard.
@@ -131,7 +145,7 @@ fn local(api: &Api, topic: Topic, clock: StoreClock) -> Fields {
         Topic::Registrations => registrations(api, clock),
         Topic::Drains => drains(shared.fleet(), clock),
         Topic::Pins => {
-            let trusted = shared.lasting().catalog.pins().trusted();
+            let trusted = pins(api).trusted();
             let pin =
                 |(server, tool, digest)| (format!("{server}/{tool}"), json!({ "digest": digest }));
             trusted.into_iter().map(pin).collect()
@@ -149,7 +163,7 @@ fn whole(api: &Api, topic: Topic, field: &str, value: &Value) -> Value {
     let mut whole = value.clone();
     let pin = field.split_once('/').filter(|_| topic == Topic::Pins && !value.is_null());
     if let Some((server, tool)) = pin {
-        let pins = api.reload().shared().lasting().catalog.pins().of(server);
+        let pins = pins(api).of(server);
         let text = pins.find(tool).and_then(|pin| pin.text());
         whole["text"] = json!(text);
     }
@@ -313,7 +327,7 @@ fn take_pin(api: &Api, field: &str, value: &Value) -> Option<()> {
 }
 
 fn take_revocation(api: &Api, field: &str, value: &Value) -> Option<()> {
-    let digest = revocations::parse(field)?;
+    let digest = config::sha256(field).ok()?;
     let state = if value.is_null() { KeyState::Valid } else { KeyState::Revoked };
     let reload = api.reload();
     reload.set_key(&mut reload.turn(), digest, state).ok().map(drop)

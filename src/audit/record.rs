@@ -7,6 +7,7 @@ use super::arguments::Arguments;
 use super::line;
 use super::text::Object;
 use crate::identity::Caller;
+use crate::telemetry::Short;
 
 /// Names of callers, tools, servers and rules are shortened beyond this.
 const NAME_BYTES_MAX: usize = 256;
@@ -260,7 +261,7 @@ impl Record<'_> {
         object.word("gateway.request.id", self.request_id);
         object.text("trace_id", self.trace_id, ID_BYTES_MAX);
         if let Some(client) = self.client {
-            object.shown("client.address", client);
+            object.short("client.address", Short::address(client));
         }
         object.text("user_agent.original", self.user_agent, AGENT_BYTES_MAX);
         if let Some(caller) = self.caller {

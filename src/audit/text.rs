@@ -1,7 +1,7 @@
 //! JSON as it is written: one flat object, whatever the texts hold, and none of them too long.
 
 use super::line::HEX_DIGITS;
-use crate::telemetry::write_number;
+use crate::telemetry::{Short, write_number};
 
 /// How many shortened texts one object names.
 const SHORTENED_MAX: usize = 8;
@@ -68,14 +68,11 @@ impl<'o> Object<'o> {
         self.out.extend_from_slice(json.as_bytes());
     }
 
-    /// What `Display` writes, which needs no escape.
-    pub(super) fn shown(&mut self, key: &'static str, value: impl std::fmt::Display) {
-        use std::io::Write as _;
+    /// A number or an address as a text.
+    pub(super) fn short(&mut self, key: &'static str, value: Short) {
         self.key(key);
         self.out.push(b'"');
-        if write!(self.out, "{value}").is_err() {
-            self.out.push(b'?');
-        }
+        self.out.extend_from_slice(value.as_bytes());
         self.out.push(b'"');
     }
 

@@ -39,6 +39,8 @@ pub(super) struct Asking {
 /// What came of asking.
 pub(super) struct Asked {
     pub(super) outcome: Refresh,
+    /// Why nothing was heard, where that is so.
+    pub(super) fault: Option<AskFault>,
     /// The conversation, if somebody may go on with it; to be ended.
     pub(super) conversation: Option<Conversation>,
 }
@@ -92,7 +94,8 @@ impl Asking {
                 Ok(Ok(told)) => {
                     let on_change = pool.settings().definitions.on_change;
                     let outcome = self.take(listed, told, on_change);
-                    return Some(Asked { outcome, conversation: Some(conversation) });
+                    let conversation = Some(conversation);
+                    return Some(Asked { outcome, fault: None, conversation });
                 }
                 Ok(Err(heard)) => fault = heard,
                 Err(_) => fault = AskFault("its lists took too long".to_owned()),
@@ -100,7 +103,7 @@ impl Asking {
             conversation.end().await;
         }
         self.fail(listed, &fault.0);
-        Some(Asked { outcome: Refresh::Failed, conversation: None })
+        Some(Asked { outcome: Refresh::Failed, fault: Some(fault), conversation: None })
     }
 
     fn take(&self, listed: &Listed, told: Told, on_change: OnChange) -> Refresh {

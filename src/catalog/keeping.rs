@@ -200,34 +200,37 @@ impl Keeping {
 }
 
 /// Lists every server once, for `within` at the most and a moment to leave. To be called before the
-/// gateway listens: what did not answer by then is listed in the background.
+/// gateway listens: what did not answer by then is listed in the background. Says of each server that
+/// could not be listed why.
 pub fn list_first(
     catalog: &Arc<Catalog>,
     fleet: &Fleet,
     metrics: &Arc<Metrics>,
     within: Duration,
-) -> std::io::Result<()> {
+) -> std::io::Result<HashMap<String, String>> {
     let pools = fleet.pools();
     let is_listed = |pool: &&Arc<Pool>| pool.settings().catalog.listing == Listing::On;
     if within.is_zero() || !pools.iter().any(|pool| is_listed(&pool)) {
-        return Ok(());
+        return Ok(HashMap::new());
     }
     // Connections belong to the runtime that they were opened in, so these are its own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let faults = runtime.block_on(async {
         let asking = Asking::new(Arc::clone(catalog), Arc::clone(metrics));
         let until = Instant::now() + within;
         let list = async |pool: &Arc<Pool>| {
             let listed = catalog.of(pool.name());
-            let asked = asking.list(pool, &listed, sleep_until(until)).await;
-            if let Some(Asked { conversation: Some(mut conversation), .. }) = asked {
+            let Asked { fault, conversation, .. } =
+                asking.list(pool, &listed, sleep_until(until)).await?;
+            if let Some(mut conversation) = conversation {
                 conversation.end().await;
             }
+            Some((pool.name().to_owned(), fault?.0))
         };
-        join_all(pools.iter().filter(is_listed).map(list)).await;
+        join_all(pools.iter().filter(is_listed).map(list)).await
     });
     runtime.shutdown_background();
-    Ok(())
+    Ok(faults.into_iter().flatten().collect())
 }
 
 /// What makes another listing needed when it is otherwise: who the endpoints are.
@@ -293,7 +296,7 @@ async fn keep(asking: Arc<Asking>, listed: Arc<Listed>, mut pools: watch::Receiv
         }
         let pool = Arc::clone(&pools.borrow_and_update());
         let asked = asking.list(&pool, &listed, told_to_stop(pools.clone())).await;
-        let Some(Asked { outcome, conversation }) = asked else { break };
+        let Some(Asked { outcome, conversation, .. }) = asked else { break };
         schedule.listed(outcome, listed.offer().ttl, pool.settings().catalog.refresh);
         match conversation {
             Some(conversation) if ears.is_empty() && Instant::now() >= deaf_until => {

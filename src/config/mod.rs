@@ -77,7 +77,7 @@ pub use problem::{Problem, Problems, nearest};
 pub use resilience::{Breaker, Ejection, Health, Probe, Retries};
 pub use routes::{Route, Target};
 pub use runtime::Runtime;
-pub use scalars::duration;
+pub use scalars::{duration, sha256};
 pub use secret::Secret;
 pub use servers::{Protocol, Server, Timeouts};
 pub use sessions::{Reap, Sessions};
@@ -126,29 +126,6 @@ pub struct Settings {
     pub telemetry: Telemetry,
     /// The texts the settings came from, so that an engine's fault can show its line.
     pub sources: Arc<Sources>,
-}
-
-impl Settings {
-    /// What replicas of this gateway would not have in common although they are likely: keys of
-    /// sessions are only of use to several.
-    #[must_use]
-    pub fn unshared(&self) -> Option<String> {
-        if self.sessions.keys.is_empty() || self.shared.is_some() {
-            return None;
-        }
-        let parts = [
-            (!self.limits.is_empty(), "limits"),
-            (!self.policy.combinations.is_empty(), "what combination rules remember"),
-            (true, "moves and last use of sessions"),
-            (self.admin.is_some(), "registrations, drains and approvals"),
-        ];
-        let parts: Vec<&str> =
-            parts.into_iter().filter(|(has, _)| *has).map(|(_, part)| part).collect();
-        Some(format!(
-            "sessions.keys are set, so several replicas are likely, but there is no `shared` store: each has its own {}",
-            parts.join(", ")
-        ))
-    }
 }
 
 /// Reads a file with everything it includes and every secret file it names.

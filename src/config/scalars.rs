@@ -240,6 +240,14 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     <Duration as Scalar>::parse(text).map_err(Fault::into_text)
 }
 
+/// The SHA-256 digest that these digits mean.
+///
+/// # Errors
+/// What is wrong with them, in words.
+pub fn sha256(text: &str) -> Result<[u8; 32], String> {
+    Digest::parse(text).map(|digest| digest.0).map_err(Fault::into_text)
+}
+
 /// Whether the text is a name that other settings, metrics and patterns can refer to.
 pub(super) fn check_name(text: &str) -> Result<(), Fault> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::Settings;
 use super::place::Place;
 use super::reading::{Fault, Reading};
 use super::scalars::{choice_schema, parse_choice};
@@ -59,6 +60,29 @@ pub enum WhenAway {
     Closed,
     /// Each replica goes by what it has seen itself.
     Open,
+}
+
+impl Settings {
+    /// What replicas of this gateway would not have in common although they are likely: keys of
+    /// sessions are only of use to several.
+    #[must_use]
+    pub fn unshared(&self) -> Option<String> {
+        if self.sessions.keys.is_empty() || self.shared.is_some() {
+            return None;
+        }
+        let parts = [
+            (!self.limits.is_empty(), "limits"),
+            (!self.policy.combinations.is_empty(), "what combination rules remember"),
+            (true, "moves and last use of sessions"),
+            (self.admin.is_some(), "registrations, drains and approvals"),
+        ];
+        let parts: Vec<&str> =
+            parts.into_iter().filter(|(has, _)| *has).map(|(_, part)| part).collect();
+        Some(format!(
+            "sessions.keys are set, so several replicas are likely, but there is no `shared` store: each has its own {}",
+            parts.join(", ")
+        ))
+    }
 }
 
 shape! {

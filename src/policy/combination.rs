@@ -47,6 +47,8 @@ struct Combination {
 struct Labels {
     after: Box<[usize]>,
     deny: Box<[usize]>,
+    /// The number of the server's name.
+    server: u64,
 }
 
 /// Who calls which tool, as combinations see it.
@@ -212,7 +214,8 @@ impl Combinations {
             let all = self.list.iter().enumerate();
             all.filter(|(_, combination)| named(combination)).map(|(index, _)| index).collect()
         };
-        Labels { after: of(|one| &one.after), deny: of(|one| &one.deny) }
+        let (after, deny) = (of(|one| &one.after), of(|one| &one.deny));
+        Labels { after, deny, server: Key::id(server) }
     }
 
     fn check_and_mark(
@@ -228,7 +231,7 @@ impl Combinations {
             let marked = |scope| shard.is_marked(&combination.key(scope, used), now_ms);
             let is_met =
                 |(one, other): (Scope, Option<Scope>)| marked(one) && other.is_none_or(marked);
-            if !combination.alternatives(used).any(is_met) {
+            if !combination.alternatives(used, labels.server).any(is_met) {
                 continue;
             }
             match combination.mode {
@@ -240,7 +243,7 @@ impl Combinations {
         }
         let mut held = Vec::new();
         for combination in labels.after.iter().map(|index| &self.list[*index]) {
-            for (scope, keep_ms) in combination.left(used).into_iter().flatten() {
+            for (scope, keep_ms) in combination.left(used, labels.server).into_iter().flatten() {
                 match shard.mark(combination.key(scope, used), keep_ms, now_ms) {
                     Some(mark) => held.push(mark),
                     // What is not in force must not refuse either.
@@ -263,12 +266,13 @@ impl Combinations {
         let mut question = Question::new();
         for combination in labels.deny.iter().map(|index| &self.list[*index]) {
             let key = |scope| combination.key(scope, used);
-            let alternatives =
-                combination.alternatives(used).map(|(one, other)| (key(one), other.map(key)));
+            let alternatives = combination
+                .alternatives(used, labels.server)
+                .map(|(one, other)| (key(one), other.map(key)));
             question.refuse((&combination.name, combination.mode), alternatives);
         }
         for combination in labels.after.iter().map(|index| &self.list[*index]) {
-            for (scope, keep_ms) in combination.left(used).into_iter().flatten() {
+            for (scope, keep_ms) in combination.left(used, labels.server).into_iter().flatten() {
                 let rule = (&combination.name, combination.mode);
                 question.mark(rule, combination.key(scope, used), keep_ms);
             }
@@ -283,9 +287,12 @@ impl Combination {
     }
 
     /// What a use must not run into: the mark of one place, or of two at once.
-    fn alternatives(&self, used: Use<'_>) -> impl Iterator<Item = (Scope, Option<Scope>)> {
+    fn alternatives(
+        &self,
+        used: Use<'_>,
+        here: u64,
+    ) -> impl Iterator<Item = (Scope, Option<Scope>)> {
         let session = used.session.filter(|_| self.by_session == BySession::Yes);
-        let here = Key::id(used.server);
         let (here_or_without, at_servers) = match session {
             Some(session) => {
                 ([Some(Scope::Session(session)), Some(Scope::Sessionless)], &self.sources[..])
@@ -299,11 +306,11 @@ impl Combination {
     }
 
     /// The marks that a use leaves, and how long each counts.
-    fn left(&self, used: Use<'_>) -> [Option<(Scope, u64)>; 3] {
+    fn left(&self, used: Use<'_>, here: u64) -> [Option<(Scope, u64)>; 3] {
         let caller = Some((Scope::Caller, self.window_ms));
         match (self.by_session, used.session) {
             (BySession::Yes, Some(session)) => {
-                let server = Scope::Server(Key::id(used.server));
+                let server = Scope::Server(here);
                 let session = (Scope::Session(session), self.session_ms);
                 [Some(session), caller, Some((server, self.window_ms))]
             }

@@ -38,19 +38,18 @@ pub(super) enum Ambiguous {
 
 /// Checks the fields of a request.
 pub(super) fn check(head: &RequestHeader) -> Result<(), Ambiguous> {
-    for name in head.headers.keys() {
+    let mut seen = [false; SINGLE.len()];
+    for (name, value) in &head.headers {
+        let name = name.as_str();
         // Servers behind CGI-like interfaces read `_` and `-` as the same.
-        if name.as_str().contains('_') {
+        if name.as_bytes().contains(&b'_') {
             return Err(Ambiguous::Head("field name with an underscore"));
         }
-    }
-    for name in SINGLE {
-        let mut values = head.headers.get_all(name).iter();
-        let (first, second) = (values.next(), values.next());
-        if second.is_some() {
+        let Some(place) = SINGLE.iter().position(|single| *single == name) else { continue };
+        if std::mem::replace(&mut seen[place], true) {
             return Err(in_field(name, "field given twice"));
         }
-        if first.is_some_and(|value| value.to_str().is_err()) {
+        if value.to_str().is_err() {
             return Err(in_field(name, "field value beyond visible ASCII"));
         }
     }

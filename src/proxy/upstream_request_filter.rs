@@ -1,6 +1,5 @@
 //! The head a server gets: the client's own fields, less what is the gateway's business.
 
-use std::io::Write as _;
 use std::net::IpAddr;
 
 use bytes::Bytes;
@@ -10,6 +9,7 @@ use pingora::http::RequestHeader;
 use super::identity_headers;
 use crate::identity::Caller;
 use crate::mcp::MCP_SESSION_ID;
+use crate::telemetry::Short;
 use crate::upstream::{Endpoint, Field};
 
 /// What the head of a request to a server is made of.
@@ -84,39 +84,18 @@ impl Outgoing<'_> {
             }
         }
         if self.client.method == Method::POST {
-            emit("content-length", Short::of(format_args!("{}", self.body_bytes)).as_bytes());
+            emit("content-length", Short::number(self.body_bytes as u64).as_bytes());
         }
         if let Some(session) = self.session {
             emit(MCP_SESSION_ID, session);
         }
         emit("x-request-id", self.request_id.as_bytes());
         if let Some(address) = self.client_address {
-            emit("x-forwarded-for", Short::of(format_args!("{address}")).as_bytes());
+            emit("x-forwarded-for", Short::address(address).as_bytes());
         }
         if let Some(caller) = self.told {
             identity_headers::each(caller, emit);
         }
-    }
-}
-
-/// A number or an address as text, on the stack.
-struct Short {
-    bytes: [u8; 46],
-    length: usize,
-}
-
-impl Short {
-    fn of(text: std::fmt::Arguments<'_>) -> Self {
-        let mut bytes = [0; 46];
-        let mut rest = &mut bytes[..];
-        // The longest IPv6 address has 45 characters, the longest number 20: all of it fits.
-        let written = rest.write_fmt(text);
-        let length = 46 - rest.len();
-        Self { bytes, length: if written.is_ok() { length } else { 0 } }
-    }
-
-    fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..self.length]
     }
 }
 

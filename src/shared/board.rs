@@ -11,7 +11,8 @@ use serde_json::Value;
 
 use super::ask::Ask;
 use super::fleet::Topic;
-use super::link::{Away, Store};
+use super::link::Away;
+use super::store::Store;
 
 /// What stays for good is written again before that.
 const LASTS_US: u64 = 30 * 24 * 3600 * 1_000_000;

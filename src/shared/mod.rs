@@ -12,10 +12,12 @@ mod fleet;
 mod link;
 mod name;
 mod sealed;
+mod store;
 
 pub use ask::Ask;
 pub use board::{Board, Fields, Steps, slim};
 pub use fleet::{Heard, Topic};
-pub use link::{Away, Standing, Store};
+pub use link::Away;
 pub use name::{Name, digest};
 pub use redis::FromRedisValue as FromReply;
+pub use store::{Standing, Store};

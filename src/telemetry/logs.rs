@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use parking_lot::Mutex;
 use prometheus::IntCounter;
 
+use super::short::Short;
 use super::{Outcome, Reason, clock};
 
 /// A thread's unwritten lines beyond this are lost and counted: a blocked log must not eat memory.
@@ -188,7 +189,9 @@ fn write_json(out: &mut Vec<u8>, line: &Line<'_>) {
         }
     }
     if let Some(client) = line.client {
-        push(out, format_args!(",\"client\":\"{client}\""));
+        out.extend_from_slice(b",\"client\":\"");
+        out.extend_from_slice(Short::address(client).as_bytes());
+        out.push(b'"');
     }
     if let Some([a, b, c, d]) = line.session {
         push(out, format_args!(",\"session\":\"{a:02x}{b:02x}{c:02x}{d:02x}\""));
@@ -263,18 +266,8 @@ fn write_json_string(out: &mut Vec<u8>, text: &str) {
 }
 
 /// Writes a whole number.
-pub fn write_number(out: &mut Vec<u8>, mut value: u64) {
-    let mut digits = [0u8; 20];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b'0' + (value % 10) as u8;
-        value /= 10;
-        if value == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
+pub fn write_number(out: &mut Vec<u8>, value: u64) {
+    out.extend_from_slice(Short::number(value).as_bytes());
 }
 
 fn push(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {

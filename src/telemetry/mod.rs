@@ -19,6 +19,7 @@ mod repeats;
 mod routes;
 mod sessions;
 mod shared;
+mod short;
 mod credentials;
 
 pub use audit::AuditMetrics;
@@ -39,3 +40,4 @@ pub use repeats::{CallKey, Repeats};
 pub use routes::RouteMetrics;
 pub use sessions::SessionMetrics;
 pub use shared::SharedMetrics;
+pub use short::Short;

@@ -105,6 +105,24 @@ fn the_examples_are_good_and_the_schema_is_theirs() {
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), kept.trim());
 }
 
+#[test]
+fn check_notes_what_replicas_would_not_share() {
+    let yaml = |more: &str| {
+        format!(
+            "listen: 127.0.0.1:1\nservers: {{ one: {{ endpoints: [http://127.0.0.1:1/mcp] }} }}\nroutes: [{{ path: /mcp, server: one }}]\nlimits: [{{ name: few, rate: 1/s }}]\n{more}"
+        )
+    };
+    let keys = "sessions: { keys: [replicas-of-tests-have-this-in-common] }\n";
+    for (more, expected) in [
+        ("", false),
+        (keys, true),
+        (&format!("{keys}shared: {{ redis: redis://127.0.0.1:1 }}\n"), false),
+    ] {
+        let (code, stdout, _) = run("check", &yaml(more));
+        assert_eq!((code, stdout.contains("\nnote: ")), (Some(0), expected), "{more}: {stdout}");
+    }
+}
+
 #[tokio::test]
 async fn health_asks_a_gateway_whether_it_is_ready() {
     let sections = "servers: { one: { endpoints: [http://127.0.0.1:1/mcp] } }\nroutes: [{ path: /mcp, server: one }]\n";

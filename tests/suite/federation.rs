@@ -1,6 +1,7 @@
 //! Many servers as one, on real calls: what is shown, where a call goes, and what a session is then.
 
 mod calls;
+mod check;
 mod hostile;
 mod lists;
 mod sessions;

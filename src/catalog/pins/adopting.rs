@@ -8,6 +8,11 @@ use super::{BYTES_MAX, Pending, Pin, Pins, ServerPins, make_place, seconds};
 use crate::catalog::canonical::Digest;
 
 impl Pins {
+    /// Another number whenever something of this has changed.
+    pub fn version(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
     /// Every definition that is trusted: its server, its tool, its digest.
     pub fn trusted(&self) -> Vec<(String, String, String)> {
         let kept: Vec<_> =

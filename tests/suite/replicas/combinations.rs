@@ -138,7 +138,7 @@ async fn what_did_not_run_rules_out_nothing_anywhere() {
 async fn in_a_cluster_too() {
     let (store, upstream) = (Store::cluster(), willing().await);
     let start = || async {
-        let sections = store.sections_with("wait: 1s, topology: cluster");
+        let sections = store.sections();
         let rules = rules("session, otherwise: 10m");
         Gateway::start(&format!("{sections}{}{rules}", upstream.sections())).await
     };

@@ -140,19 +140,22 @@ async fn replicas_that_come_freeze_and_die_change_nothing_of_the_rate() {
 
 #[tokio::test]
 async fn few_calls_are_counted_exactly_wherever_they_come() {
-    let (store, upstream) = (Store::start(), Upstream::mcp("one").await);
+    let upstream = Upstream::mcp("one").await;
     let limits = "limits:
   - { name: few, key: [server], rate: 7/h }
   - { name: tools, key: [tool], rate: 5/h }
 ";
-    let gateways = three(&store, &upstream, limits).await;
-    let statuses = in_turn(&gateways, 12).await;
-    assert_eq!(statuses, [vec![200; 5], vec![429; 7]].concat());
-    // What the limit of tools refused, the other one has back.
-    let answer = call(&gateways[0]).await;
-    assert!(answer.field("ratelimit").expect("where it stands").starts_with("\"tools\";r=0;t="));
-    let after: u64 = answer.field("retry-after").expect("when").parse().expect("seconds");
-    assert!((600..=720).contains(&after), "a fifth of an hour, not {after} s");
+    for store in [Store::start(), Store::cluster()] {
+        let gateways = three(&store, &upstream, limits).await;
+        let statuses = in_turn(&gateways, 12).await;
+        assert_eq!(statuses, [vec![200; 5], vec![429; 7]].concat());
+        // What the limit of tools refused, the other one has back.
+        let answer = call(&gateways[0]).await;
+        let stands = answer.field("ratelimit").expect("where it stands");
+        assert!(stands.starts_with("\"tools\";r=0;t="), "{stands}");
+        let after: u64 = answer.field("retry-after").expect("when").parse().expect("seconds");
+        assert!((600..=720).contains(&after), "a fifth of an hour, not {after} s");
+    }
 }
 
 #[tokio::test]

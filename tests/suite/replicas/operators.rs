@@ -122,14 +122,17 @@ async fn a_lease_is_renewed_through_any_replica() {
 
 #[tokio::test]
 async fn servers_and_their_routes_are_registered_everywhere() {
-    let (store, upstream) = (Store::start(), willing().await);
-    let [a, b] = two(&store, &upstream, "").await;
-    let server = json!({ "endpoints": [upstream.url()], "routes": [{ "path": "/new" }] });
-    assert_eq!(a.ask("PUT", "/v1/servers/new", &server).await, 201);
-    let call = Message::call(5, "echo").at("/new");
-    b.answers(&call, 200).await;
-    assert_eq!(b.ask("DELETE", "/v1/servers/new", &Value::Null).await, 200);
-    a.answers(&call, 404).await;
+    for (store, upstream) in
+        [(Store::start(), willing().await), (Store::cluster(), willing().await)]
+    {
+        let [a, b] = two(&store, &upstream, "").await;
+        let server = json!({ "endpoints": [upstream.url()], "routes": [{ "path": "/new" }] });
+        assert_eq!(a.ask("PUT", "/v1/servers/new", &server).await, 201);
+        let call = Message::call(5, "echo").at("/new");
+        b.answers(&call, 200).await;
+        assert_eq!(b.ask("DELETE", "/v1/servers/new", &Value::Null).await, 200);
+        a.answers(&call, 404).await;
+    }
 }
 
 #[tokio::test]

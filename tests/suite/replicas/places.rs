@@ -101,15 +101,16 @@ async fn all_replicas_together_have_so_many_places() {
 
 #[tokio::test]
 async fn calls_wait_for_places_that_other_replicas_have() {
-    let store = Store::start();
-    let (upstream, begun) = busy().await;
-    let limits = "limits: [{ name: few, in_flight: 2, wait: 30s }]\n";
-    let gateways = three(&store, &upstream, limits).await;
-    let answers = join_all(gateways.iter().cycle().take(18).map(call)).await;
-    assert!(answers.iter().all(|answer| answer.status == 200), "{answers:?}");
-    let begun = begun.lock().clone();
-    assert_eq!(begun.len(), 18);
-    assert!(most_at_once(&begun) <= 2, "{} at once", most_at_once(&begun));
+    for store in [Store::start(), Store::cluster()] {
+        let (upstream, begun) = busy().await;
+        let limits = "limits: [{ name: few, in_flight: 2, wait: 30s }]\n";
+        let gateways = three(&store, &upstream, limits).await;
+        let answers = join_all(gateways.iter().cycle().take(18).map(call)).await;
+        assert!(answers.iter().all(|answer| answer.status == 200), "{answers:?}");
+        let begun = begun.lock().clone();
+        assert_eq!(begun.len(), 18);
+        assert!(most_at_once(&begun) <= 2, "{} at once", most_at_once(&begun));
+    }
 }
 
 #[tokio::test]

@@ -400,7 +400,7 @@ async fn a_stream_follows_its_session_to_where_another_replica_moved_it() {
 async fn a_cluster_keeps_sessions_too() {
     let (store, a, b) = (Store::cluster(), server("a").await, server("b").await);
     let urls = [a.upstream.url(), b.upstream.url()];
-    let keys = store.sections_with("wait: 1s, topology: cluster");
+    let keys = store.sections();
     let yaml = format!("{keys}{}", sections(&urls, ""));
     let gateways = [Gateway::start(&yaml).await, Gateway::start(&yaml).await];
     for gateway in &gateways {

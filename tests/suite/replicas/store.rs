@@ -43,7 +43,7 @@ async fn a_store_that_goes_and_comes_back_is_noticed() {
 #[tokio::test]
 async fn a_cluster_is_a_store_too() {
     let (store, upstream) = (Store::cluster(), Upstream::mcp("one").await);
-    let sections = store.sections_with("wait: 1s, topology: cluster");
+    let sections = store.sections();
     let gateway = Gateway::start(&format!("{sections}{}", upstream.sections())).await;
     stands(&gateway, "up, replicas: 1").await;
 }

@@ -66,7 +66,8 @@ impl Store {
     /// The sections of the configuration that make gateways share it. What is shared waits long here,
     /// because the machine that tests is busy.
     pub(crate) fn sections(&self) -> String {
-        self.sections_with("wait: 1s")
+        let topology = if self.nodes.is_some() { ", topology: cluster" } else { "" };
+        self.sections_with(&format!("wait: 1s{topology}"))
     }
 
     /// The same with further keys.
@@ -122,7 +123,8 @@ impl Drop for Store {
 }
 
 fn spawn(port: u16, arguments: &[String]) -> Child {
-    Command::new("redis-server")
+    let program = std::env::var("TOOLGATE_STORE");
+    Command::new(program.as_deref().unwrap_or("redis-server"))
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
         .args(["--save", "", "--appendonly", "no", "--dir", "/tmp"])
         .args(arguments)
@@ -130,5 +132,5 @@ fn spawn(port: u16, arguments: &[String]) -> Child {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
-        .expect("redis-server is installed")
+        .expect("redis-server, or the program that TOOLGATE_STORE names, is installed")
 }
