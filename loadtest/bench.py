@@ -159,7 +159,7 @@ def circumstances(flags):
     commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False).stdout.strip()
     machine = {"cpu": model, "cores": os.cpu_count(), "kernel": platform.release(), "load_average": os.getloadavg()}
     date = datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
-    return {"date": date, "commit": commit, "machine": machine, "flags": {name: shown(name, value) for name, value in vars(flags).items()}}
+    return {"date": date, "commit": commit, "machine": machine, "flags": {name: shown(name, value) for name, value in vars(flags).items() if name != "running"}}
 
 
 def shown(name, value):
