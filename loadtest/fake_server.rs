@@ -7,7 +7,7 @@ mod wire;
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use clap::Parser;
 use memchr::memmem;
@@ -22,11 +22,16 @@ struct Flags {
     /// Where to listen.
     #[arg(long)]
     listen: SocketAddr,
+    /// How many further tools `tools/list` names: json_250_0000, json_250_0001, ...
+    #[arg(long, default_value_t = 0)]
+    tools: u32,
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> io::Result<()> {
-    let listener = TcpListener::bind(Flags::parse().listen).await?;
+    let flags = Flags::parse();
+    let tools: Arc<str> = tools(flags.tools).into();
+    let listener = TcpListener::bind(flags.listen).await?;
     loop {
         // Out of file descriptors is the usual failure; the connections that exist must go on.
         let Ok((stream, _)) = listener.accept().await else {
@@ -34,13 +39,14 @@ async fn main() -> io::Result<()> {
             continue;
         };
         stream.set_nodelay(true)?;
+        let tools = Arc::clone(&tools);
         #[expect(
             clippy::disallowed_methods,
             reason = "a stand-alone program without Pingora services"
         )]
         tokio::spawn(async move {
             // A connection that fails is the load generator's to count.
-            drop(Connection::new(stream).serve().await);
+            drop(Connection::new(stream, tools).serve().await);
         });
     }
 }
@@ -62,6 +68,7 @@ struct Connection {
     end: usize,
     body: Body,
     out: Vec<u8>,
+    tools: Arc<str>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -86,7 +93,7 @@ struct Head {
 }
 
 impl Connection {
-    fn new(stream: TcpStream) -> Self {
+    fn new(stream: TcpStream, tools: Arc<str>) -> Self {
         let buffer = vec![0; BUFFER_BYTES].into_boxed_slice();
         Self {
             stream,
@@ -95,6 +102,7 @@ impl Connection {
             end: 0,
             body: Body::new(BUFFER_BYTES),
             out: Vec::with_capacity(4096),
+            tools,
         }
     }
 
@@ -163,7 +171,10 @@ impl Connection {
                 self.answer_fixed(&id, &format!("mcp-session-id: {SESSION}\r\n"), INITIALIZED).await
             }
             Some(br#""server/discover""#) => self.answer_fixed(&id, "", DISCOVERED).await,
-            Some(br#""tools/list""#) => self.answer_fixed(&id, "", TOOLS).await,
+            Some(br#""tools/list""#) => {
+                let tools = Arc::clone(&self.tools);
+                self.answer_fixed(&id, "", &tools).await
+            }
             Some(br#""ping""#) => self.answer_fixed(&id, "", "{}").await,
             _ => self.answer_error("404 Not Found", -32601, "no such method").await,
         }
@@ -249,7 +260,17 @@ const MESSAGE_OPEN: &str = r#"{"jsonrpc":"2.0","id":"#;
 const STREAM_HEAD: &str = "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ncache-control: no-cache\r\ntransfer-encoding: chunked\r\n\r\n";
 const INITIALIZED: &str = r#"{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"fake","version":"1.0.0"}}"#;
 const DISCOVERED: &str = r#"{"resultType":"complete","supportedVersions":["2026-07-28","2025-11-25"],"capabilities":{"tools":{}},"serverInfo":{"name":"fake","version":"1.0.0"},"ttlMs":60000,"cacheScope":"public"}"#;
-const TOOLS: &str = r#"{"resultType":"complete","tools":[{"name":"json_250","inputSchema":{"type":"object"}},{"name":"json_16k","inputSchema":{"type":"object"}},{"name":"json_256k","inputSchema":{"type":"object"}},{"name":"sse","inputSchema":{"type":"object"}}],"ttlMs":60000,"cacheScope":"public"}"#;
+
+/// What `tools/list` answers: the tools that have an answer of their own, and as many more as were asked for.
+fn tools(further: u32) -> String {
+    let own = ["json_250", "json_16k", "json_256k", "sse"].map(str::to_owned);
+    let names = own.into_iter().chain((0..further).map(|number| format!("json_250_{number:04}")));
+    let tools: Vec<_> = names
+        .map(|name| format!(r#"{{"name":"{name}","inputSchema":{{"type":"object"}}}}"#))
+        .collect();
+    let tools = tools.join(",");
+    format!(r#"{{"resultType":"complete","tools":[{tools}],"ttlMs":60000,"cacheScope":"public"}}"#)
+}
 
 fn message_open_bytes(id: &[u8]) -> usize {
     MESSAGE_OPEN.len() + id.len() + RESULT_OPEN.len()
@@ -308,5 +329,15 @@ mod tests {
         check(r#"{"method": "ping"}"#, r#""method""#, Some(r#""ping""#));
         check(r#"{"method":"notifications/initialized"}"#, r#""id""#, None);
         check(r#"{"id"#, r#""id""#, None);
+    }
+
+    #[test]
+    fn the_list_names_the_further_tools() {
+        let check = |further: u32, expected: usize| {
+            let list: serde_json::Value = serde_json::from_str(&tools(further)).unwrap();
+            assert_eq!(list["tools"].as_array().unwrap().len(), expected);
+        };
+        check(0, 4);
+        check(500, 504);
     }
 }

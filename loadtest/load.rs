@@ -1,28 +1,35 @@
-//! The load generator: N keep-alive connections that each wait for their answer before they ask again, and every answer is checked.
+//! The load generator: N keep-alive connections that each wait for their answer before they ask again, or calls at a fixed rate; every answer is checked.
 //!
-//! One thread, HTTP/1.1. It prints one JSON line. An answer is bad unless its status is 200, its id is that of the request and its length is right.
+//! One thread, HTTP/1.1. It prints a JSON line when all connections are open and one with the result. An answer is bad unless its status is 200, its id is that of the request and its length is right;
+//! of another server than the fake one it must be a result. Latency at a fixed rate counts from when the call was due.
 
+mod client;
 mod histogram;
+mod hold;
+mod pace;
 mod request;
 mod wire;
 
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::ToSocketAddrs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use memchr::memmem;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 
+use client::Client;
 use histogram::Histogram;
-use request::{Answer, Era, Outgoing, Target};
-use wire::{Body, bad};
+use hold::Idle;
+use pace::Pace;
+use request::{Answer, Era, Expected, Outgoing, Spread, Target};
+use wire::bad;
 
 #[derive(Parser)]
-#[command(about = "Closed-loop load on an MCP endpoint; prints one JSON line.")]
+#[command(
+    about = "Load on an MCP endpoint, as fast as it answers or at a rate; prints JSON lines."
+)]
 struct Flags {
     /// The MCP endpoint, for example http://127.0.0.1:8080/mcp
     #[arg(long)]
@@ -30,13 +37,25 @@ struct Flags {
     /// Connections that ask at the same time.
     #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=8000))]
     connections: u32,
+    /// Calls a second, each due at its time whatever the answers do; without it every connection asks as fast as it is answered.
+    #[arg(long, value_name = "CALLS_PER_SECOND")]
+    rate: Option<f64>,
+    /// Count 429 and 503 with Retry-After apart, instead of as bad answers.
+    #[arg(long)]
+    count_refusals: bool,
     /// How long to ask, or to hold idle streams.
     #[arg(long, default_value_t = 5.0)]
     seconds: f64,
     /// Length of the request body; what does not fit is never cut.
     #[arg(long, visible_alias = "big", default_value_t = 250)]
     request_bytes: usize,
-    /// The answer to ask for.
+    /// Another server's tool than one of the fake server's; its answer must be a result.
+    #[arg(long)]
+    tool: Option<String>,
+    /// Its arguments as JSON, instead of a text that fills the request up.
+    #[arg(long, value_name = "JSON")]
+    arguments: Option<String>,
+    /// The fake server's answer to ask for.
     #[arg(long, value_enum, default_value_t = Answer::Json250)]
     answer: Answer,
     /// Send the body as one chunk instead of with Content-Length.
@@ -48,24 +67,36 @@ struct Flags {
     /// Sent as `Authorization: Bearer`.
     #[arg(long)]
     bearer: Option<String>,
+    /// Spread the calls over so many paths: URL/0, URL/1, ...
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    paths: u32,
+    /// Spread them over so many tokens: BEARER-0, BEARER-1, ...
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    bearers: u32,
+    /// Spread them over so many tools: TOOL_0000, TOOL_0001, ...
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    tools: u32,
     /// What stands before the tool's own name, where a gateway shows several servers as one.
     #[arg(long, default_value = "")]
     tool_prefix: String,
     /// A further header field, as Name:value; may be repeated.
     #[arg(long, value_name = "NAME:VALUE")]
     header: Vec<String>,
-    /// Open this many GET streams in as many sessions and hold them, instead of calling.
+    /// Open this many of something and hold them, instead of calling.
     #[arg(long, value_name = "N")]
-    idle_streams: Option<u32>,
+    hold: Option<u32>,
+    /// What is held.
+    #[arg(long, value_enum, default_value_t = Idle::Streams)]
+    idle: Idle,
 }
 
 #[expect(clippy::print_stdout, reason = "the result line is what this program is for")]
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> io::Result<()> {
     let flags = Flags::parse();
-    let target = Arc::new(target(&flags)?);
-    let line = match flags.idle_streams {
-        Some(streams) => hold_streams(&target, streams, flags.seconds).await,
+    let target = target(&flags)?;
+    let line = match flags.hold {
+        Some(count) => hold::hold(&target, flags.idle, count, flags.seconds).await,
         None => call(target, &flags).await,
     };
     println!("{line}");
@@ -80,9 +111,6 @@ fn target(flags: &Flags) -> io::Result<Target> {
         false => (authority, 80).to_socket_addrs()?.next(),
     };
     let mut fields = String::new();
-    if let Some(token) = &flags.bearer {
-        fields += &format!("Authorization: Bearer {token}\r\n");
-    }
     for header in &flags.header {
         let (name, value) =
             header.split_once(':').ok_or_else(|| bad("header: wants Name:value"))?;
@@ -93,9 +121,18 @@ fn target(flags: &Flags) -> io::Result<Target> {
         authority: authority.to_owned(),
         path: if path.is_empty() { "/".to_owned() } else { path.to_owned() },
         fields,
+        bearer: flags.bearer.clone(),
         era: if flags.session { Era::Legacy } else { Era::Modern },
-        answer: flags.answer,
-        prefix: flags.tool_prefix.clone(),
+        tool: format!(
+            "{}{}",
+            flags.tool_prefix,
+            flags.tool.as_deref().unwrap_or_else(|| flags.answer.tool())
+        ),
+        arguments: flags.arguments.clone(),
+        expected: match flags.tool {
+            Some(_) => Expected::Any,
+            None => Expected::Length(flags.answer.length()),
+        },
         request_bytes: flags.request_bytes,
         transfer: if flags.chunked {
             request::Transfer::Chunked
@@ -110,7 +147,10 @@ fn target(flags: &Flags) -> io::Result<Target> {
 struct Tally {
     good: u64,
     bad: u64,
+    refused: u64,
     latency: Histogram,
+    refusal_latency: Histogram,
+    last_answer: Option<Instant>,
     first_fault: Option<String>,
 }
 
@@ -127,22 +167,80 @@ impl Tally {
     fn add(&mut self, other: Self) {
         self.good += other.good;
         self.bad += other.bad;
+        self.refused += other.refused;
         self.latency.add(&other.latency);
+        self.refusal_latency.add(&other.refusal_latency);
+        self.last_answer = self.last_answer.max(other.last_answer);
         self.first_fault = self.first_fault.take().or(other.first_fault);
+    }
+
+    fn line(&self, elapsed: f64, unsent: u64) -> String {
+        let ms = |histogram: &Histogram, share: f64| histogram.quantile(share) as f64 / 1e6;
+        format!(
+            r#"{{"requests":{},"bad":{},"refused":{},"unsent":{unsent},"seconds":{elapsed:.3},"per_second":{:.1},"p50_ms":{:.4},"p90_ms":{:.4},"p99_ms":{:.4},"p999_ms":{:.4},"max_ms":{:.4},"refused_p50_ms":{:.4},"refused_p99_ms":{:.4},"first_fault":{:?}}}"#,
+            self.good,
+            self.bad,
+            self.refused,
+            self.good as f64 / elapsed,
+            ms(&self.latency, 0.5),
+            ms(&self.latency, 0.9),
+            ms(&self.latency, 0.99),
+            ms(&self.latency, 0.999),
+            ms(&self.latency, 1.0),
+            ms(&self.refusal_latency, 0.5),
+            ms(&self.refusal_latency, 0.99),
+            self.first_fault.as_deref().unwrap_or_default(),
+        )
     }
 }
 
-async fn call(target: Arc<Target>, flags: &Flags) -> String {
-    let began = Instant::now();
-    let deadline = began + Duration::from_secs_f64(flags.seconds);
-    let tail = Arc::new(target.tail());
+/// What all connections of a run know.
+struct Run {
+    target: Target,
+    spread: Spread,
+    connections: u32,
+    refusals: Refusals,
+    tail: Vec<u8>,
+    pace: Arc<Pace>,
+    /// Nobody asks before every connection is open, or could not be opened.
+    start: Barrier,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Refusals {
+    Bad,
+    Apart,
+}
+
+#[expect(
+    clippy::print_stdout,
+    reason = "whoever measures the target must know when the calls begin"
+)]
+async fn call(target: Target, flags: &Flags) -> String {
+    let pace = Arc::new(match flags.rate {
+        Some(rate) => Pace::open(flags.seconds, rate),
+        None => Pace::closed(flags.seconds),
+    });
+    let spread = Spread { paths: flags.paths, bearers: flags.bearers, tools: flags.tools };
+    let run = Arc::new(Run {
+        tail: target.numbered(spread, 0).tail(),
+        target,
+        spread,
+        connections: flags.connections,
+        refusals: if flags.count_refusals { Refusals::Apart } else { Refusals::Bad },
+        pace: Arc::clone(&pace),
+        start: Barrier::new(flags.connections as usize + 1),
+    });
     let mut connections = JoinSet::new();
     for number in 0..flags.connections {
-        connections.spawn(ask_until(target.clone(), tail.clone(), deadline, number));
+        connections.spawn(Arc::clone(&run).ask_until_over(number));
     }
+    run.start.wait().await;
+    println!(r#"{{"connections":{}}}"#, flags.connections);
+    pace.begin();
     let mut total = Tally::default();
     // Calls that are under way at the end may finish; what takes longer than this hangs and is bad.
-    let patience = deadline + Duration::from_secs(10);
+    let patience = pace.deadline() + Duration::from_secs(10);
     while let Ok(Some(joined)) =
         tokio::time::timeout_at(patience.into(), connections.join_next()).await
     {
@@ -151,245 +249,88 @@ async fn call(target: Arc<Target>, flags: &Flags) -> String {
             Err(fault) => total.fault(fault),
         }
     }
-    let elapsed = began.elapsed().as_secs_f64();
+    // Not until now: an open loop waits a moment for somebody to take its last calls.
+    let last = total.last_answer.unwrap_or_else(Instant::now).max(pace.deadline());
+    let elapsed = (last - pace.began()).as_secs_f64();
     for _ in 0..connections.len() {
         total.fault("no answer within 10 s of the end");
     }
-    let ms = |share: f64| total.latency.quantile(share) as f64 / 1e6;
-    format!(
-        r#"{{"requests":{},"bad":{},"seconds":{elapsed:.3},"per_second":{:.1},"p50_ms":{:.4},"p99_ms":{:.4},"max_ms":{:.4},"first_fault":{:?}}}"#,
-        total.good,
-        total.bad,
-        total.good as f64 / elapsed,
-        ms(0.5),
-        ms(0.99),
-        ms(1.0),
-        total.first_fault.unwrap_or_default(),
-    )
+    total.line(elapsed, pace.unsent())
 }
 
-/// One connection's closed loop. After a fault it connects again, a little later, so that a dead target does not burn the core.
-async fn ask_until(
-    target: Arc<Target>,
-    tail: Arc<Vec<u8>>,
-    deadline: Instant,
-    number: u32,
-) -> Tally {
-    let mut tally = Tally::default();
-    let mut id = u64::from(number) * request::IDS_PER_CONNECTION + request::ID_MIN;
-    while Instant::now() < deadline {
-        if let Err(fault) = ask_on_one(&target, &tail, deadline, &mut id, &mut tally).await {
-            tally.fault(fault);
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-    tally
-}
+/// How long a connection may take to be opened, with its sessions.
+const OPENING_MAX: Duration = Duration::from_secs(10);
 
-/// Returns when the deadline has come or the peer has said that it closes.
-async fn ask_on_one(
-    target: &Target,
-    tail: &[u8],
-    deadline: Instant,
-    id: &mut u64,
-    tally: &mut Tally,
-) -> io::Result<()> {
-    let mut client = Client::connect(target.address).await?;
-    let session = match target.era {
-        Era::Legacy => Some(client.initialize(target, id).await?),
-        Era::Modern => None,
-    };
-    let mut outgoing = Outgoing::new(target, session.as_deref(), tail);
-    while Instant::now() < deadline {
-        *id += 1;
-        outgoing.set_id(*id);
-        let asked = Instant::now();
-        outgoing.send(&mut client.stream, tail).await?;
-        let head = client.answer().await?;
-        tally.latency.record(asked.elapsed());
-        match client.fault(&head, *id, target.answer.length()) {
-            None => tally.good += 1,
-            Some(fault) => tally.fault(fault),
-        }
-        if head.closes {
-            return Ok(());
-        }
-    }
-    Ok(())
-}
-
-struct Client {
-    stream: TcpStream,
-    buffer: Box<[u8]>,
-    start: usize,
-    end: usize,
-    body: Body,
-}
-
-struct Head {
-    status: u16,
-    session: Option<String>,
-    closes: bool,
-}
-
-const BUFFER_BYTES: usize = 64 * 1024;
-/// The id of an answer must stand in its first bytes.
-const KEPT_BYTES: usize = 1024;
-
-impl Client {
-    async fn connect(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        let buffer = vec![0; BUFFER_BYTES].into_boxed_slice();
-        Ok(Self { stream, buffer, start: 0, end: 0, body: Body::new(KEPT_BYTES) })
-    }
-
-    /// Opens a session as a legacy client does and returns its id.
-    async fn initialize(&mut self, target: &Target, id: &mut u64) -> io::Result<String> {
-        *id += 1;
-        self.stream.write_all(target.initialize(*id).as_bytes()).await?;
-        let head = self.answer().await?;
-        let session = head
-            .session
-            .filter(|_| head.status == 200)
-            .ok_or_else(|| refused("initialize", head.status))?;
-        self.stream.write_all(target.initialized(&session).as_bytes()).await?;
-        let head = self.answer().await?;
-        if head.status == 202 {
-            Ok(session)
-        } else {
-            Err(refused("notifications/initialized", head.status))
-        }
-    }
-
-    /// Reads a whole answer; its body is then in `self.body`.
-    async fn answer(&mut self) -> io::Result<Head> {
-        let head = self.answer_head().await?;
-        self.start += self.body.take(&self.buffer[self.start..self.end])?;
-        while !self.body.is_done() {
-            self.read(0).await?;
-            self.start = self.body.take(&self.buffer[..self.end])?;
-        }
-        Ok(head)
-    }
-
-    async fn answer_head(&mut self) -> io::Result<Head> {
-        loop {
-            if let Some(head) = self.parse_head()? {
-                return Ok(head);
+impl Run {
+    /// One connection's calls. After a fault it connects again, a little later, so that a dead target does not burn the core.
+    async fn ask_until_over(self: Arc<Self>, number: u32) -> Tally {
+        let mut tally = Tally::default();
+        let mut id = u64::from(number) * request::IDS_PER_CONNECTION + request::ID_MIN;
+        let mut is_first = true;
+        while is_first || !self.pace.is_over() {
+            let opened = tokio::time::timeout(OPENING_MAX, self.open(number, &mut id)).await;
+            if std::mem::take(&mut is_first) {
+                self.start.wait().await;
             }
-            self.buffer.copy_within(self.start..self.end, 0);
-            let unread = self.end - self.start;
-            self.start = 0;
-            self.read(unread).await?;
-        }
-    }
-
-    async fn read(&mut self, from: usize) -> io::Result<()> {
-        match self.stream.read(&mut self.buffer[from..]).await? {
-            0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            bytes => {
-                self.end = from + bytes;
-                Ok(())
+            let asked = match opened.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+                Ok(mut lane) => self.ask_on_one(&mut lane, &mut id, &mut tally).await,
+                Err(fault) => Err(fault),
+            };
+            if let Err(fault) = asked {
+                tally.fault(fault);
+                tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }
+        tally
     }
 
-    fn parse_head(&mut self) -> io::Result<Option<Head>> {
-        let mut headers = [httparse::EMPTY_HEADER; 32];
-        let mut response = httparse::Response::new(&mut headers);
-        let parsed =
-            response.parse(&self.buffer[self.start..self.end]).map_err(|_| bad("answer head"))?;
-        let httparse::Status::Complete(bytes) = parsed else {
-            return Ok(None);
-        };
-        let value = |name: &str| {
-            response
-                .headers
-                .iter()
-                .find(|header| header.name.eq_ignore_ascii_case(name))
-                .map(|header| header.value)
-        };
-        let head = Head {
-            status: response.code.unwrap_or(0),
-            session: value("mcp-session-id").map(|id| String::from_utf8_lossy(id).into_owned()),
-            closes: value("connection").is_some_and(|option| option.eq_ignore_ascii_case(b"close")),
-        };
-        self.body.begin(wire::framing(response.headers)?);
-        self.start += bytes;
-        Ok(Some(head))
+    async fn open(&self, number: u32, id: &mut u64) -> io::Result<Lane> {
+        let mut client = Client::connect(&self.target).await?;
+        let mut calls = Vec::new();
+        for turn in 0..self.spread.targets_per_connection(self.connections) {
+            let target = self.target.numbered(self.spread, turn * self.connections + number);
+            let session = match target.era {
+                Era::Legacy => Some(client.initialize(&target, id).await?.0),
+                Era::Modern => None,
+            };
+            calls.push(Outgoing::new(&target, session.as_deref(), &self.tail));
+        }
+        Ok(Lane { client, calls })
     }
 
-    fn fault(&self, head: &Head, id: u64, length: u64) -> Option<String> {
-        if head.status != 200 {
-            let text = String::from_utf8_lossy(&self.body.kept);
-            return Some(format!("status {} {text}", head.status));
-        }
-        if self.body.length != length {
-            return Some(format!("{} bytes instead of {length}", self.body.length));
-        }
-        let found = memmem::find(&self.body.kept, br#""id":"#).map(|at| &self.body.kept[at + 5..]);
-        let expected = id.to_string();
-        match found {
-            Some(rest)
-                if rest.starts_with(expected.as_bytes())
-                    && rest.get(expected.len()) == Some(&b',') =>
-            {
-                None
+    /// Returns when the run is over or the peer has said that it closes.
+    async fn ask_on_one(&self, lane: &mut Lane, id: &mut u64, tally: &mut Tally) -> io::Result<()> {
+        let Lane { client, calls } = lane;
+        let mut turn = 0;
+        while let Some(asked) = self.pace.next().await {
+            *id += 1;
+            calls[turn].set_id(*id);
+            calls[turn].send(&mut client.stream, &self.tail).await?;
+            turn = (turn + 1) % calls.len();
+            let head = client.answer().await?;
+            let answered = Instant::now();
+            let took = answered - asked;
+            tally.last_answer = Some(answered);
+            if self.refusals == Refusals::Apart && head.is_refusal() {
+                tally.refused += 1;
+                tally.refusal_latency.record(took);
+            } else {
+                tally.latency.record(took);
+                match client.fault(&head, *id, self.target.expected) {
+                    None => tally.good += 1,
+                    Some(fault) => tally.fault(fault),
+                }
             }
-            _ => Some(format!("the answer is not the one to {id}")),
-        }
-    }
-}
-
-fn refused(what: &str, status: u16) -> io::Error {
-    io::Error::other(format!("{what} got {status}"))
-}
-
-/// Opens the streams one after another, prints a line when all are there, holds them, and tells how many were lost.
-#[expect(
-    clippy::print_stdout,
-    reason = "whoever measures memory must know when the streams are there"
-)]
-async fn hold_streams(target: &Target, streams: u32, seconds: f64) -> String {
-    let mut open = Vec::new();
-    let mut id = request::ID_MIN;
-    let mut first_fault = String::new();
-    for _ in 0..streams {
-        match open_stream(target, &mut id).await {
-            Ok(client) => open.push(client),
-            Err(fault) => first_fault = fault.to_string(),
-        }
-    }
-    let opened = open.len();
-    println!(r#"{{"streams":{streams},"opened":{opened},"first_fault":{first_fault:?}}}"#);
-    tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
-    let lost = open.iter_mut().map(Client::has_ended).filter(|ended| *ended).count();
-    format!(r#"{{"streams":{streams},"held":{},"lost":{lost}}}"#, opened - lost)
-}
-
-async fn open_stream(target: &Target, id: &mut u64) -> io::Result<Client> {
-    let mut client = Client::connect(target.address).await?;
-    let session = client.initialize(target, id).await?;
-    client.stream.write_all(target.stream(&session).as_bytes()).await?;
-    let head = client.answer_head().await?;
-    if head.status != 200 {
-        return Err(refused("GET", head.status));
-    }
-    // The buffer was for heads; a thousand idle streams need not keep a thousand of them.
-    client.buffer = Box::new([0; 64]);
-    Ok(client)
-}
-
-impl Client {
-    /// Whether the peer has closed: comments that keep a stream alive are read away.
-    fn has_ended(&mut self) -> bool {
-        loop {
-            match self.stream.try_read(&mut self.buffer) {
-                Ok(0) => return true,
-                Ok(_) => {}
-                Err(fault) => return fault.kind() != io::ErrorKind::WouldBlock,
+            if head.closes {
+                return Ok(());
             }
         }
+        Ok(())
     }
+}
+
+/// A connection, and the calls that it makes in turn.
+struct Lane {
+    client: Client,
+    calls: Vec<Outgoing>,
 }

@@ -4,16 +4,22 @@ set -euo pipefail
 
 usage() {
   cat <<'TEXT'
-usage: loadtest/oha.sh --url URL --tool NAME [--token TOKEN] [--arguments JSON] [--legacy]
-                       [--connections 64] [--duration 10s] [--rate CALLS_PER_SECOND] [-- OPTIONS OF OHA]
-  --legacy   revision 2025-11-25: opens one session and makes all calls in it; without it 2026-07-28
+usage: loadtest/oha.sh --url URL --tool NAME [--token TOKEN] [--arguments JSON] [--legacy] [--http2]
+                       [--connections 64] [--streams 16] [--duration 10s] [--rate CALLS_PER_SECOND] [--insecure] [-- OPTIONS OF OHA]
+  --legacy    revision 2025-11-25: opens one session, makes all calls in it and ends it; without it 2026-07-28
+  --http2     HTTP/2 with so many --streams at once on each connection: by ALPN on https://, by prior knowledge on http://
+  --insecure  believe any certificate
+  Options of oha that are of use here: --output-format json, --disable-keepalive, --stats-success-breakdown
 TEXT
 }
 
-url='' tool='' token='' tool_arguments='{}' era=modern connections=64 duration=10s rate=''
+url='' tool='' token='' tool_arguments='{}' era=modern connections=64 duration=10s rate='' streams=16
+http2=() oha_trust=() curl_trust=()
 while [ $# -gt 0 ]; do
   case $1 in
     --legacy) era=legacy; shift; continue ;;
+    --http2) http2=(--http2); shift; continue ;;
+    --insecure) oha_trust=(--insecure) curl_trust=(--insecure); shift; continue ;;
     --help | -h) usage; exit 0 ;;
     --) shift; break ;;
   esac
@@ -24,6 +30,7 @@ while [ $# -gt 0 ]; do
     --token) token=$2 ;;
     --arguments) tool_arguments=$2 ;;
     --connections) connections=$2 ;;
+    --streams) streams=$2 ;;
     --duration) duration=$2 ;;
     --rate) rate=$2 ;;
     *) usage >&2; exit 2 ;;
@@ -40,7 +47,7 @@ fields=()
 [ -z "$token" ] || fields+=(-H "Authorization: Bearer $token")
 
 post() { # BODY, then further fields; prints the head and the body of the answer
-  curl -sS --fail-with-body -i --max-time 10 -H "Accept: $types" -H 'Content-Type: application/json' "${fields[@]}" "${@:2}" -d "$1" "$url"
+  curl -sS --fail-with-body "${curl_trust[@]}" -i --max-time 10 -H "Accept: $types" -H 'Content-Type: application/json' "${fields[@]}" "${@:2}" -d "$1" "$url"
 }
 
 if [ "$era" = legacy ]; then
@@ -48,6 +55,10 @@ if [ "$era" = legacy ]; then
   session=$(printf '%s' "$opened" | tr -d '\r' | sed -n 's/^[Mm][Cc][Pp]-[Ss]ession-[Ii]d: *//p')
   fields+=(-H 'MCP-Protocol-Version: 2025-11-25')
   [ -z "$session" ] || fields+=(-H "Mcp-Session-Id: $session")
+  end_session() {
+    [ -z "$session" ] || curl -sS -o /dev/null --max-time 10 "${curl_trust[@]}" -X DELETE "${fields[@]}" "$url" || true
+  }
+  trap end_session EXIT
   accepted=$(post '{"jsonrpc":"2.0","method":"notifications/initialized"}') || { echo "$accepted" >&2; exit 1; }
   meta=''
 else
@@ -59,10 +70,12 @@ call='{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"'"$tool"'"
 # oha looks at the status only, so one call is looked at before.
 first=$(post "$call") || { echo "$first" >&2; exit 1; }
 case $first in
+  *'"isError":true'*) echo "$first" >&2; exit 1 ;;
   *'"result"'*) ;;
   *) echo "$first" >&2; exit 1 ;;
 esac
 
 pace=()
 [ -z "$rate" ] || pace=(-q "$rate" --latency-correction)
-exec oha --no-tui -z "$duration" -c "$connections" "${pace[@]}" -m POST -A "$types" -T application/json "${fields[@]}" -d "$call" "$@" "$url"
+[ ${#http2[@]} -eq 0 ] || http2+=(-p "$streams")
+oha --no-tui "${oha_trust[@]}" "${http2[@]}" -z "$duration" -c "$connections" "${pace[@]}" -m POST -A "$types" -T application/json "${fields[@]}" -d "$call" "$@" "$url"
