@@ -6,7 +6,7 @@ mod explain;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::{Parser, Subcommand};
 
@@ -16,6 +16,7 @@ use crate::config::{self, Problems, Settings};
 use crate::identity::NewKey;
 use crate::serve::{self, Failure, Start};
 use crate::telemetry;
+use crate::tls;
 
 /// Something went wrong at run time.
 const FAILURE: u8 = 1;
@@ -204,7 +205,8 @@ fn check(path: &Path, further: impl FnOnce(&Settings) -> ExitCode) -> ExitCode {
         Ok(settings) => {
             let (servers, routes) = (settings.servers.len(), settings.routes.len());
             println!("{} is good (servers: {servers}, routes: {routes})", path.display());
-            if let Some(note) = settings.unshared() {
+            let of_tls = tls::notes(&settings, SystemTime::now());
+            for note in settings.unshared().into_iter().chain(of_tls) {
                 println!("note: {note}");
             }
             further(&settings)

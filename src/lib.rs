@@ -131,6 +131,7 @@
 //! | [`outbound`] | the gateway's own HTTP requests: limits of time, size and address |
 //! | [`shared`] | what replicas of the gateway share: in memory by default, Redis or Valkey when configured |
 //! | [`identity`] | who is calling? |
+//! | [`tls`] | whom do connections trust? Certificates of listeners, of clients and of servers |
 //! | [`limits`] | how much? Calls in a time, calls at once |
 //! | [`upstream`] | where does a call go? Pools, endpoints, the choice, and the servers' credentials (`servers` in YAML) |
 //! | [`sessions`] | which conversation? Session ids are sealed, not stored |
@@ -177,6 +178,7 @@ pub mod telemetry;
 pub mod outbound;
 pub mod shared;
 pub mod identity;
+pub mod tls;
 pub mod limits;
 pub mod upstream;
 pub mod sessions;

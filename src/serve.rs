@@ -8,7 +8,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use pingora::apps::ServerApp;
@@ -30,9 +30,10 @@ use crate::catalog;
 use crate::config::{self, Problem, Problems, Settings};
 use crate::lifecycle::{self, Belongings, Handover, HandoverFault, Lifecycle, Signals};
 use crate::policy;
-use crate::proxy::{Edge, ProxyProtocol, Shared, tls_fault, tls_settings};
+use crate::proxy::{Edge, Shared};
 use crate::snapshot::{Lasting, Snapshot};
 use crate::telemetry::{Format, Metrics, RequestLog};
+use crate::tls;
 
 use beside::{Housekeeping, beside};
 
@@ -80,18 +81,10 @@ pub enum Failure {
     Settings(Problems),
 }
 
-/// Checks what only an engine can: that the files of every TLS listener are what they should be.
+/// Checks what only an engine can: that the files of TLS are what they should be.
 pub fn check(settings: &Settings) -> Result<(), Problems> {
-    let problems: Vec<Problem> = settings
-        .listeners
-        .iter()
-        .filter_map(|listener| listener.tls.as_ref())
-        .filter_map(|tls| {
-            let fault = tls_fault(tls)?;
-            Some(Problem::new(tls.place, fault).hint("give PEM files: a chain and its private key, and who signs certificates of clients"))
-        })
-        .chain(policy::problems(settings))
-        .collect();
+    let problems: Vec<Problem> =
+        tls::problems(settings).into_iter().chain(policy::problems(settings)).collect();
     match problems.is_empty() {
         true => Ok(()),
         false => Err(Problems::new(Arc::clone(&settings.sources), problems)),
@@ -232,6 +225,7 @@ fn share(settings: &Settings, lifecycle: &Arc<Lifecycle>) -> io::Result<Shared> 
     let lasting = Lasting::new(settings, &metrics)?;
     lasting.catalog.pins().open(&settings.state_dir.join("pins.json"));
     let snapshot = Snapshot::new(settings, &lasting)?;
+    tls::note(settings, &metrics, SystemTime::now());
     let format = match telemetry.requests {
         config::RequestLog::Json => Some(Format::Json),
         config::RequestLog::Text => Some(Format::Text),
@@ -344,28 +338,16 @@ fn aside<A: ServeHttp + Send + Sync + 'static>(
     Box::new(Listening { service, sockets: handover.sockets(), until })
 }
 
+/// The edge ends TLS, so that its certificates can change while it listens.
 fn listen(settings: &config::Listener) -> Listeners {
     let mut listeners = Listeners::new();
-    let mut endpoint = ListenerConfig::tcp(settings.address.to_string());
-    if let Some(tls) = &settings.tls {
-        // The files were checked by `check`; between then and now only their disappearance is left,
-        // and a listener that cannot ask for certificates as it should does not listen in the clear.
-        match tls_settings(tls) {
-            Ok(tls) => endpoint = endpoint.tls(tls),
-            Err(why) => {
-                tracing::error!(why, address = %settings.address, "a listener has no TLS");
-                return listeners;
-            }
-        }
-        endpoint =
-            endpoint.l4_buffer(L4BufferSettings::new(TLS_READ_BUFFER_BYTES, WRITE_BUFFER_BYTES));
-        if settings.proxy_protocol == config::ProxyProtocol::V2 {
-            listeners.set_pre_tls_callback(Arc::new(ProxyProtocol::new(&settings.trusted_proxies)));
-        }
-    } else {
+    let read_bytes = match settings.tls {
+        Some(_) => TLS_READ_BUFFER_BYTES,
         // Requests are read straight into the buffer they are parsed in.
-        endpoint = endpoint.l4_buffer(L4BufferSettings::new(0, WRITE_BUFFER_BYTES));
-    }
+        None => 0,
+    };
+    let buffer = L4BufferSettings::new(read_bytes, WRITE_BUFFER_BYTES);
+    let endpoint = ListenerConfig::tcp(settings.address.to_string()).l4_buffer(buffer);
     listeners.add_listener(endpoint);
     listeners
 }

@@ -15,6 +15,7 @@ use crate::routes::Routes;
 use crate::sessions::{KeyFile, Rules, Seal, Sealing, Table, View, generated_key, seconds};
 use crate::shared::Store;
 use crate::telemetry::{Metrics, instance};
+use crate::tls::{Terminator, Terminators};
 use crate::upstream::{self, Fleet, Pool, now_ms};
 
 /// What outlives every configuration.
@@ -29,6 +30,8 @@ pub struct Lasting {
     pub authorities: Arc<Authorities>,
     /// What combination rules remember.
     pub marks: Arc<policy::State>,
+    /// What ends TLS at listeners, as long as their files stay the same.
+    pub terminators: Arc<Terminators>,
     /// What limits have counted.
     pub limits: Arc<limits::State>,
     /// What all replicas have in common.
@@ -55,6 +58,7 @@ impl Lasting {
             catalog: Arc::new(Catalog::new()),
             authorities: Arc::new(Authorities::new(outbound, Arc::clone(metrics))),
             marks: Arc::new(policy::State::new(&store)),
+            terminators: Arc::default(),
             limits: Arc::new(limits::State::new(&store, &metrics.shared)),
             store,
             metrics: Arc::clone(metrics),
@@ -84,6 +88,8 @@ pub struct Snapshot {
     pub pools: Vec<Arc<Pool>>,
     /// What the servers offer.
     pub catalog: Arc<Catalog>,
+    /// What ends TLS at each listener, in the order of the settings; nothing at a plain one.
+    pub tls: Vec<Option<Arc<Terminator>>>,
     /// The rules of each listener, in the order of the settings.
     pub listeners: Vec<config::Listener>,
     /// The legacy sessions that were used lately.
@@ -98,8 +104,17 @@ impl Snapshot {
     /// Builds everything a request needs. Fails only where the machine does: the settings are
     /// checked already.
     pub fn new(settings: &Settings, lasting: &Lasting) -> io::Result<Self> {
-        let Lasting { fleet, sessions, catalog, authorities, marks: _, limits, store: _, metrics } =
-            lasting;
+        let Lasting {
+            fleet,
+            sessions,
+            catalog,
+            authorities,
+            marks: _,
+            terminators,
+            limits,
+            store: _,
+            metrics,
+        } = lasting;
         let pools = fleet.prepare(&settings.servers, now_ms());
         upstream::resolve_now(&pools);
         let servers = || settings.servers.iter().map(|server| server.name.as_str());
@@ -121,6 +136,7 @@ impl Snapshot {
             sealing,
             pools,
             catalog: Arc::clone(catalog),
+            tls: terminators.prepare(&settings.listeners).map_err(io::Error::other)?,
             listeners: settings.listeners.clone(),
             sessions: Arc::clone(sessions),
             session_rules: session_rules(settings),

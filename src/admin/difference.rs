@@ -17,12 +17,26 @@ impl Difference {
     /// What is other in `new`.
     pub(super) fn between(old: &Settings, new: &Settings) -> Self {
         let mut difference = Self::default();
+        difference.tls(old, new);
         difference.servers(old, new);
         difference.routes(old, new);
         if difference.changes.is_empty() && old.sources.digest() != new.sources.digest() {
             difference.changes.push("other settings changed".to_owned());
         }
         difference
+    }
+
+    fn tls(&mut self, old: &Settings, new: &Settings) {
+        for (before, listener) in old.listeners.iter().zip(&new.listeners) {
+            let address = listener.address;
+            let (Some(before), Some(now)) = (&before.tls, &listener.tls) else { continue };
+            if before.certificates != now.certificates {
+                self.changes.push(format!("certificates of {address} changed"));
+            }
+            if before.clients != now.clients {
+                self.changes.push(format!("what clients of {address} must show changed"));
+            }
+        }
     }
 
     fn servers(&mut self, old: &Settings, new: &Settings) {

@@ -18,6 +18,7 @@ use crate::identity::KeyState;
 use crate::lifecycle::Belongings;
 use crate::proxy::Shared;
 use crate::snapshot::Snapshot;
+use crate::tls;
 
 /// The configuration in force, and where the next one comes from.
 pub struct Reload {
@@ -181,7 +182,7 @@ impl Reload {
     ) -> Result<Reloaded, Fault> {
         let why = trigger.as_str();
         let reloaded = self.read(turn, &self.registrations.servers_file()).and_then(|settings| {
-            if settings.sources.digest() == self.settings.load().sources.digest() {
+            if settings.sources.is_same(&self.settings.load().sources) {
                 return Ok(Reloaded::Unchanged);
             }
             self.install(settings).map(Reloaded::Installed)
@@ -307,6 +308,7 @@ impl Reload {
         let Difference { changes, announced } =
             Difference::between(&self.settings.load(), &settings);
         shared.metrics().configured(settings.sources.digest(), SystemTime::now());
+        tls::note(&settings, shared.metrics(), SystemTime::now());
         shared.install(snapshot);
         self.settings.store(Arc::new(settings));
         self.registrations.renew(shared.fleet());

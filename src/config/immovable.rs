@@ -1,10 +1,8 @@
 //! What a running process cannot change, though its file did.
 
-use std::path::Path;
-
 use ipnet::IpNet;
 
-use super::{Admin, Audit, ClientTls, Listener, ListenerLimits, ProxyProtocol, Settings};
+use super::{Admin, Audit, Listener, ListenerLimits, ProxyProtocol, Settings};
 
 impl Settings {
     /// The keys that differ and take effect only in a new process, in the order of the file.
@@ -17,7 +15,7 @@ impl Settings {
                 self.listeners.len() != newer.listeners.len()
                     || listeners_differ(self, newer, |listener| listener.address),
             ),
-            ("listeners.tls", listeners_differ(self, newer, tls_files)),
+            ("listeners.tls", listeners_differ(self, newer, |listener| listener.tls.is_some())),
             (
                 "listeners.proxy_protocol",
                 listeners_differ(self, newer, |listener| listener.proxy_protocol),
@@ -78,12 +76,6 @@ fn listeners_differ<'s, T: PartialEq>(
     part: fn(&'s Listener) -> T,
 ) -> bool {
     settings.listeners.iter().zip(&newer.listeners).any(|(old, new)| part(old) != part(new))
-}
-
-/// The files by name: what they hold is another matter.
-fn tls_files(listener: &Listener) -> Option<(&Path, &Path, Option<&ClientTls>)> {
-    let tls = listener.tls.as_ref()?;
-    Some((tls.certificate.as_path(), tls.key.as_path(), tls.clients.as_ref()))
 }
 
 /// Who may write a PROXY protocol header is fixed when the listener is made; whose X-Forwarded-For

@@ -1,7 +1,6 @@
 //! Where clients connect: `listen`, or `listeners` with TLS, allow-lists and limits.
 
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -12,6 +11,7 @@ use super::place::Place;
 use super::reading::{Fault, Reading};
 use super::scalars::{Bytes, Count, choice_schema, parse_choice};
 use super::shape::{At, Field, Scalar, shape};
+use super::tls::{Tls, TlsText};
 use super::url::{HostEntry, OriginEntry};
 
 /// One address where clients connect.
@@ -33,39 +33,6 @@ pub struct Listener {
     pub limits: ListenerLimits,
     /// Where the address stands.
     pub place: Place,
-}
-
-/// The certificate of a listener.
-#[derive(Debug, Clone)]
-pub struct Tls {
-    /// The certificate chain in PEM; the file exists.
-    pub certificate: PathBuf,
-    /// The private key in PEM; the file exists.
-    pub key: PathBuf,
-    /// Whose certificates clients may or must show.
-    pub clients: Option<ClientTls>,
-    /// Where the section stands.
-    pub place: Place,
-}
-
-/// The certificates of clients.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClientTls {
-    /// Those who sign them, in PEM; the file exists.
-    pub ca: PathBuf,
-    /// Those that were revoked, in PEM; the file exists.
-    pub crl: Option<PathBuf>,
-    /// Whether a client must show one.
-    pub certificate: ClientCertificate,
-}
-
-/// Whether a client must show a certificate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ClientCertificate {
-    /// A connection without one ends.
-    Required,
-    /// Who shows none proves itself otherwise.
-    Optional,
 }
 
 /// Whether connections begin with a PROXY protocol header.
@@ -132,22 +99,6 @@ shape! {
 }
 
 shape! {
-    /// The certificate of a listener; both files are PEM, relative to this file.
-    TlsText {
-        /// The certificate chain, the listener's own first.
-        required certificate: PathBuf,
-        /// The private key.
-        required key: PathBuf,
-        /// Who signs the certificates of clients; none are asked for by default.
-        optional client_ca: PathBuf,
-        /// The certificates of clients that were revoked; none by default.
-        optional client_crl: PathBuf,
-        /// Whether a client must show a certificate: required or optional.
-        optional client_certificate: ClientCertificate,
-    }
-}
-
-shape! {
     /// Bounds of one connection.
     LimitsText {
         /// Request line and headers together.
@@ -201,21 +152,6 @@ impl Scalar for ProxyProtocol {
         choice_schema(PROXY_PROTOCOLS)
     }
 }
-
-impl Scalar for ClientCertificate {
-    const NAME: &'static str = "a word";
-
-    fn parse(text: &str) -> Result<Self, Fault> {
-        parse_choice(text, CLIENT_CERTIFICATES)
-    }
-
-    fn schema() -> Value {
-        choice_schema(CLIENT_CERTIFICATES)
-    }
-}
-
-const CLIENT_CERTIFICATES: &[(&str, ClientCertificate)] =
-    &[("required", ClientCertificate::Required), ("optional", ClientCertificate::Optional)];
 
 const PROXY_PROTOCOLS: &[(&str, ProxyProtocol)] =
     &[("off", ProxyProtocol::Off), ("v2", ProxyProtocol::V2)];
@@ -283,28 +219,6 @@ impl ListenerText {
             address: default.address,
             place: default.place,
         })
-    }
-}
-
-impl TlsText {
-    fn check(self, place: Place, reading: &mut Reading<'_>) -> Option<Tls> {
-        let Self { certificate, key, client_ca, client_crl, client_certificate } = self;
-        if matches!(client_ca, Field::Absent) {
-            let crl = client_crl.as_given().map(|crl| crl.head);
-            let certificate = client_certificate.as_given().map(|certificate| certificate.head);
-            for head in crl.into_iter().chain(certificate) {
-                reading.problem(head, "clients are not asked for certificates", "add `client_ca`");
-            }
-        }
-        let mut existing = |file: At<PathBuf>| reading.existing_file(file.place, &file.value);
-        let certificate = certificate.given().map(&mut existing);
-        let key = key.given().map(&mut existing);
-        let crl = client_crl.given().map(&mut existing);
-        let clients = client_ca.given().map(&mut existing).map(|ca| {
-            let certificate = client_certificate.or(ClientCertificate::Required);
-            ClientTls { ca, crl, certificate }
-        });
-        Some(Tls { certificate: certificate?, key: key?, clients, place })
     }
 }
 

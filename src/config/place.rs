@@ -80,6 +80,7 @@ pub struct Sources {
     list: Vec<Source>,
     files: BTreeSet<PathBuf>,
     digest: [u8; 32],
+    beside: [u8; 32],
 }
 
 /// One file: its name as the operator wrote it, and its lines as they may be shown.
@@ -92,14 +93,25 @@ pub(super) struct Source {
 }
 
 impl Sources {
-    pub(super) fn new(list: Vec<Source>, files: BTreeSet<PathBuf>, digest: [u8; 32]) -> Self {
-        Self { list, files, digest }
+    pub(super) fn new(
+        list: Vec<Source>,
+        files: BTreeSet<PathBuf>,
+        [digest, beside]: [[u8; 32]; 2],
+    ) -> Self {
+        Self { list, files, digest, beside }
     }
 
-    /// The digest of everything that was read, secrets included: another one is another configuration.
+    /// The digest of everything that was read, secrets included: another one is another configuration. Certificates
+    /// do not count: replicas may have their own.
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {
         self.digest
+    }
+
+    /// Whether the same was read, certificates and their keys included.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        (self.digest, self.beside) == (other.digest, other.beside)
     }
 
     /// Everything on which the reading depends, each once: the files that were read or should have been, and the

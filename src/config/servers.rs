@@ -1,5 +1,6 @@
 //! The MCP servers and where they run: `servers`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -12,6 +13,7 @@ use super::definitions::{Definitions, DefinitionsText};
 use super::discovery::{Discovery, DiscoveryText};
 use super::endpoints::{self, Endpoint, EndpointText};
 use super::links::note_duplicates;
+use super::pem::PemFile;
 use super::place::Place;
 use super::reading::{Fault, Reading};
 use super::resilience::{
@@ -19,6 +21,7 @@ use super::resilience::{
 };
 use super::scalars::{DurationOrZero, check_name, choice_schema, parse_choice};
 use super::shape::{At, Entries, Field, Scalar, shape};
+use super::url::Scheme;
 
 /// One MCP server: equal endpoints under one name.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,6 +52,8 @@ pub struct Server {
     pub retries: Retries,
     /// How the gateway speaks to it.
     pub protocol: Protocol,
+    /// Who signs the certificates of its endpoints, instead of the authorities of the system.
+    pub ca: Option<PemFile>,
     /// Time limits towards it.
     pub timeouts: Timeouts,
     /// How the gateway knows what it offers.
@@ -124,6 +129,8 @@ shape! {
         optional retries: RetriesText,
         /// How the gateway speaks to it: http1, or http2 (prior knowledge on http://, ALPN on https://).
         optional protocol: Protocol,
+        /// Who signs the certificates of its endpoints, in PEM; the authorities of the system by default.
+        optional ca: PathBuf,
         /// Time limits towards it.
         optional timeouts: TimeoutsText,
         /// Whether and how often this server is asked what it offers.
@@ -206,6 +213,7 @@ impl ServerText {
             breaker,
             retries,
             protocol,
+            ca,
             timeouts,
             catalog,
             credentials,
@@ -218,6 +226,10 @@ impl ServerText {
         let endpoints = endpoints::check_all(endpoints.or(Vec::new()), reading);
         let discovery =
             discovery.given().and_then(|discovery| discovery.value.check(discovery.head, reading));
+        let ca = ca.given().and_then(|file| {
+            note_no_tls(file.head, &endpoints, discovery.as_ref(), reading);
+            PemFile::read(&file, reading)
+        });
         let credentials = credentials.given().and_then(|text| text.value.check(text.head, reading));
         let balance =
             balance.value().map_or_else(Balance::default, |balance| balance.check(reading));
@@ -242,6 +254,7 @@ impl ServerText {
             breaker: breaker.value().map_or_else(Breaker::default, BreakerText::check),
             retries: retries.value().map_or_else(Retries::default, RetriesText::check),
             protocol: protocol.or(Protocol::default()),
+            ca,
             timeouts: timeouts.value().map_or_else(Timeouts::default, TimeoutsText::check),
             catalog,
             credentials,
@@ -273,6 +286,19 @@ fn note_no_endpoints(
             );
         }
         Field::Given(_) | Field::Faulty => {}
+    }
+}
+
+/// Where nothing is spoken to in TLS, nobody's certificate is checked, though it may look so.
+fn note_no_tls(
+    ca: Place,
+    endpoints: &[Endpoint],
+    discovery: Option<&Discovery>,
+    reading: &mut Reading<'_>,
+) {
+    let is_plain = |endpoint: &Endpoint| endpoint.scheme == Scheme::Http;
+    if discovery.is_none() && !endpoints.is_empty() && endpoints.iter().all(is_plain) {
+        reading.problem(ca, "no endpoint here is spoken to in TLS", "write https:// in their URLs");
     }
 }
 

@@ -15,6 +15,7 @@ pub(super) struct Texts {
     list: Vec<Text>,
     files: BTreeSet<PathBuf>,
     digests: Vec<u8>,
+    beside: Vec<u8>,
 }
 
 /// One file: its name as the operator wrote it, where it lies, and the byte ranges that must not be shown.
@@ -44,6 +45,11 @@ impl Texts {
     /// Lets a text count in the digest of everything that was read.
     pub(super) fn count(&mut self, text: &str) {
         self.digests.extend_from_slice(digest(&SHA256, text.as_bytes()).as_ref());
+    }
+
+    /// The same for what makes no other configuration of it, though it must be read again.
+    pub(super) fn count_beside(&mut self, bytes: &[u8]) {
+        self.beside.extend_from_slice(digest(&SHA256, bytes).as_ref());
     }
 
     /// Hides a byte range from every line that is shown.
@@ -77,9 +83,12 @@ impl Texts {
     /// What may be shown, once everything that must not be is known.
     pub(super) fn into_sources(self) -> Sources {
         let list = self.list.into_iter().map(Text::into_source).collect();
-        let mut all = [0; 32];
-        all.copy_from_slice(digest(&SHA256, &self.digests).as_ref());
-        Sources::new(list, self.files, all)
+        let digests = [&self.digests, &self.beside].map(|digests| {
+            let mut all = [0; 32];
+            all.copy_from_slice(digest(&SHA256, digests).as_ref());
+            all
+        });
+        Sources::new(list, self.files, digests)
     }
 }
 

@@ -24,6 +24,7 @@ use crate::routes::{Route, Server};
 use crate::sessions::SessionKey;
 use crate::snapshot::Snapshot;
 use crate::telemetry::Reason;
+use crate::tls::Peer;
 use crate::upstream::{Pool, now_ms};
 
 /// What a request was let in with; all of it is given back at its end.
@@ -231,6 +232,12 @@ impl Gateway {
         Ok(())
     }
 
+    /// Whether this configuration would accept a connection that has shown this.
+    pub(super) fn is_admitted(&self, snapshot: &Snapshot, peer: Option<&Peer>) -> bool {
+        let terminator = snapshot.tls.get(self.listener).and_then(Option::as_ref);
+        terminator.is_none_or(|terminator| terminator.admits(peer))
+    }
+
     /// Whether the configuration in force would still let the caller of a stream in. It began under
     /// another one.
     pub(super) fn is_welcome(&self, head: &RequestHeader, ctx: &Context) -> bool {
@@ -254,11 +261,14 @@ impl Gateway {
         if Arc::ptr_eq(&current, &ctx.snapshot) {
             return true;
         }
+        if !self.is_admitted(&current, ctx.peer.as_deref()) {
+            return false;
+        }
         let (Some(caller), Some(began)) = (&ctx.record.caller, &ctx.record.route) else {
             return true;
         };
         let Some(route) = current.routes.find(&began.path) else { return false };
-        // A certificate is the connection's, and was checked when it was opened.
+        // A certificate is the connection's, and was checked above.
         let proven = match caller.method() {
             Method::Certificate => Arc::clone(caller),
             _ => {

@@ -17,6 +17,7 @@ use crate::policy;
 use crate::routes::{Route, Server};
 use crate::snapshot::Snapshot;
 use crate::telemetry::{Labels, Outcome, Reason};
+use crate::tls::Peer;
 use crate::upstream::{Endpoint, Loss};
 
 /// The state of one request. The snapshot is pinned when it is made, so that one request sees one
@@ -31,6 +32,8 @@ pub struct Context {
     pub(super) admission: Admission,
     /// What the caller may see in lists, if that is not everything.
     pub(super) shows: Option<Arc<dyn Shows>>,
+    /// The certificate that the connection has shown.
+    pub(super) peer: Option<Arc<Peer>>,
 }
 
 /// How far the request has come.
@@ -120,6 +123,7 @@ impl Context {
             record: Record::default(),
             admission: Admission::default(),
             shows: None,
+            peer: None,
         }
     }
 

@@ -6,7 +6,8 @@
 //! with a real answer, and a connection parked at shutdown is still served when its request comes.
 //!
 //! A connection lives in a task of its own: Pingora's has room for a TLS handshake, 10 KiB that an
-//! idle stream would hold for hours.
+//! idle stream would hold for hours. The handshake is made here, too, with the certificates that are in
+//! force when it begins.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -52,8 +53,9 @@ pub struct Edge {
     limits: ListenerLimits,
     /// Stays false: the end of connections is ours to tell, not Pingora's.
     never: ShutdownWatch,
-    /// On a listener without TLS; with TLS, Pingora calls it before the handshake.
+    /// What comes first on a connection, also before TLS.
     proxy_protocol: Option<ProxyProtocol>,
+    place: usize,
 }
 
 /// Pingora's HTTP proxy, with our options for HTTP/2.
@@ -100,8 +102,8 @@ impl Edge {
             connection_age_max: runtime.connection_age_max,
             limits,
             never: watch::Sender::new(false).subscribe(),
-            proxy_protocol: (speaks && settings.tls.is_none())
-                .then(|| ProxyProtocol::new(&settings.trusted_proxies)),
+            proxy_protocol: speaks.then(|| ProxyProtocol::new(&settings.trusted_proxies)),
+            place: listener,
         }
     }
 
@@ -112,6 +114,7 @@ impl Edge {
         {
             return;
         }
+        let Some(mut stream) = self.secure(stream).await else { return };
         if open.count > self.connections_max as i64 {
             return Box::pin(self.refuse(stream, &Reason::ConnectionsFull.into())).await;
         }
@@ -123,6 +126,28 @@ impl Edge {
             Box::pin(self.serve_http2_after_preface(stream, first, open)).await;
         } else {
             self.serve_http1(stream, first, open).await;
+        }
+    }
+
+    /// Shakes hands where there is TLS; `None` when that came to nothing.
+    async fn secure(&self, stream: Stream) -> Option<Stream> {
+        // Nothing else of the snapshot is held: a client may take its time.
+        let terminator = self.gateway.snapshot().tls.get(self.place)?.clone();
+        let Some(terminator) = terminator else { return Some(stream) };
+        // A listener hands out this type, with TLS or without.
+        let stream = stream.into_any().downcast::<L4Stream>().ok()?;
+        let shaken = async {
+            tokio::select! {
+                shaken = terminator.accept(*stream) => Some(shaken),
+                () = self.parting() => None,
+            }
+        };
+        match timeout(self.limits.head_timeout, Box::pin(shaken)).await.ok().flatten()? {
+            Ok(stream) => Some(stream),
+            Err(error) => {
+                tracing::debug!(%error, "TLS handshake");
+                None
+            }
         }
     }
 

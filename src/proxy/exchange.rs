@@ -69,7 +69,7 @@ impl Connections {
     pub(super) async fn open(&self, endpoint: &Endpoint) -> Result<Exchange, Reason> {
         let peer = endpoint.peer().ok_or(Reason::EndpointNone)?;
         match endpoint.protocol() {
-            Protocol::Http1 => match self.idle.take(endpoint.id()) {
+            Protocol::Http1 => match self.idle.take(endpoint.connections_key()) {
                 Some(stream) => Ok(Exchange::http1(stream, endpoint, peer, true)),
                 None => self.connect(endpoint, peer).await,
             },
@@ -77,7 +77,7 @@ impl Connections {
                 Ok((HttpSession::H2(stream), reused)) => {
                     let stream = Cancelling { stream: Some(stream), heard: false };
                     let wire = Wire::Http2(Box::new(stream));
-                    Ok(Exchange { wire, endpoint: endpoint.id(), peer, reused })
+                    Ok(Exchange { wire, endpoint: endpoint.connections_key(), peer, reused })
                 }
                 Ok(_) => Err(Reason::EndpointBroken),
                 Err(error) => Err(unreachable(endpoint, &error)),
@@ -137,7 +137,7 @@ fn unreachable(endpoint: &Endpoint, error: &pingora::Error) -> Reason {
 impl Exchange {
     fn http1(stream: Stream, endpoint: &Endpoint, peer: Arc<HttpPeer>, reused: bool) -> Self {
         let wire = Wire::Http1(Box::new(Http1::new(stream)));
-        Self { wire, endpoint: endpoint.id(), peer, reused }
+        Self { wire, endpoint: endpoint.connections_key(), peer, reused }
     }
 
     /// Writes the head in the form that this exchange sends.

@@ -40,13 +40,10 @@ mod response_body_filter;
 mod response_filter;
 mod stream;
 mod strict;
-mod tls;
 mod upstream_peer;
 mod upstream_request_filter;
 
 pub use edge::Edge;
-pub use proxy_protocol::ProxyProtocol;
-pub use tls::{tls_fault, tls_settings};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

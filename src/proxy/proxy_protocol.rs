@@ -3,12 +3,8 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use async_trait::async_trait;
 use ipnet::IpNet;
-use pingora::listeners::PreTlsProcess;
-use pingora::protocols::l4::stream::Stream as L4Stream;
 use pingora::protocols::{GetSocketDigest, SocketDigest, UniqueID};
-use pingora::{ErrorType, OrErr as _};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -16,14 +12,14 @@ const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 const LENGTH_MAX: usize = 2048;
 
 /// Reads the header that every connection of a listener must begin with.
-pub struct ProxyProtocol {
+pub(super) struct ProxyProtocol {
     trusted: Vec<IpNet>,
 }
 
 impl ProxyProtocol {
     /// A header counts only from a peer in `trusted`; an empty list trusts every peer, for
     /// listeners that nobody but the balancer reaches.
-    pub fn new(trusted: &[IpNet]) -> Self {
+    pub(super) fn new(trusted: &[IpNet]) -> Self {
         Self { trusted: trusted.to_vec() }
     }
 
@@ -49,13 +45,6 @@ impl ProxyProtocol {
         }
         stream.set_socket_digest(digest);
         Ok(())
-    }
-}
-
-#[async_trait]
-impl PreTlsProcess for ProxyProtocol {
-    async fn process(&self, stream: &mut L4Stream) -> pingora::Result<()> {
-        self.accept(stream).await.or_err(ErrorType::AcceptError, "PROXY protocol")
     }
 }
 

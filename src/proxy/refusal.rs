@@ -57,6 +57,9 @@ fn row(reason: Reason) -> (u16, i32, &'static str) {
         Reason::HeadMalformed => (400, 400, "malformed or ambiguous request head"),
         Reason::HeadTooLarge => (431, 431, "request head too large"),
         Reason::HeadTimeout => (408, 408, "the request head did not arrive in time"),
+        Reason::CertificateRefused => {
+            (421, 421, "the certificate of this connection is not accepted any more")
+        }
         Reason::HostRefused => (421, 421, "no such host here"),
         Reason::OriginRefused => (403, 403, "origin not allowed"),
         Reason::AuditFull => (503, 503, "calls cannot be recorded now"),

@@ -22,7 +22,7 @@ use super::strict::Ambiguous;
 use super::{body, hosts, strict};
 use crate::config::Listener;
 use crate::federation::Splices;
-use crate::identity::{Caller, Credential, Identity, PeerCertificate, Proof, Shown, Unproven};
+use crate::identity::{Caller, Credential, Identity, Proof, Shown, Unproven};
 use crate::jsonrpc::peek;
 use crate::mcp::{
     self, Call, Claims, Class, Era, HEADER_MISMATCH, Kind, MCP_METHOD, MCP_NAME,
@@ -31,6 +31,7 @@ use crate::mcp::{
 use crate::routes::{Route, Server};
 use crate::sessions::SessionState;
 use crate::telemetry::{CallKey, Reason};
+use crate::tls::Peer;
 use crate::upstream::{Pool, now_ms};
 
 impl Gateway {
@@ -44,6 +45,7 @@ impl Gateway {
         self.admit_address(ctx)?;
         self.reserve_record(ctx).await?;
         strict::check(session.req_header()).map_err(malformed)?;
+        self.check_certificate(session, ctx)?;
         self.check_host_and_origin(session, ctx)?;
         if let Some(metadata) = find_metadata(session, ctx)? {
             return Ok(metadata);
@@ -115,7 +117,7 @@ impl Gateway {
             Some(header) if peer.is_some_and(|peer| is_trusted(peer.ip().to_canonical())) => {
                 strict::certificate(headers, header).map(Shown::ByProxy)
             }
-            _ => of_connection(session).map(Shown::ByConnection),
+            _ => of_connection(session).map(|peer| Shown::ByConnection(&peer.certificate)),
         };
         Credential { authorization: strict::credential(headers), certificate }
     }
@@ -286,6 +288,17 @@ impl Gateway {
         self.repeats.saw(&key, now_ms() / 1000)
     }
 
+    /// The handshake has checked what the client shows, and a certificate may have been revoked since:
+    /// whoever is not let in any more needs another connection, and will not get one with this.
+    fn check_certificate(&self, session: &mut Session, ctx: &mut Context) -> Result<(), Refusal> {
+        ctx.peer = of_connection(session).cloned();
+        if self.is_admitted(&ctx.snapshot, ctx.peer.as_deref()) {
+            return Ok(());
+        }
+        session.as_mut().set_keepalive(None);
+        Err(Reason::CertificateRefused.into())
+    }
+
     /// DNS rebinding ends here: a browser that was lured to this address names a foreign host or
     /// origin (2026-07-28 transport, "Security Warning").
     fn check_host_and_origin(&self, session: &Session, ctx: &mut Context) -> Result<(), Refusal> {
@@ -326,7 +339,7 @@ fn find_route(session: &Session, ctx: &mut Context) -> Result<Arc<Route>, Refusa
     Ok(route)
 }
 
-fn of_connection(session: &Session) -> Option<&PeerCertificate> {
+fn of_connection(session: &Session) -> Option<&Arc<Peer>> {
     session.digest()?.ssl_digest.as_deref()?.extension.get()
 }
 

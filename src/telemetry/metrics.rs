@@ -12,6 +12,7 @@ use prometheus::{
 };
 
 use super::calls::{CallDetail, CallMetrics, Details};
+use super::certificates::{CertificateMetrics, CertificateShown};
 use super::configuration::Configuration;
 use super::live::Folded;
 use super::routes::RouteFamilies;
@@ -114,6 +115,7 @@ pub struct Metrics {
     /// Limits: what they refused, and how many keys they count.
     pub limits: LimitMetrics,
     configuration: Configuration,
+    certificates: CertificateMetrics,
     pub(super) series: papaya::HashMap<Key, Arc<Series>>,
     pub(super) folded: Folded,
     names: Mutex<Names>,
@@ -219,6 +221,7 @@ impl Metrics {
             policy: PolicyMetrics::new(&registry),
             limits: LimitMetrics::new(&registry),
             configuration: Configuration::new(&registry),
+            certificates: CertificateMetrics::new(&registry),
             series: papaya::HashMap::new(),
             folded: Folded::default(),
             names: Mutex::new(Names::default()),
@@ -263,6 +266,11 @@ impl Metrics {
     /// A configuration with this digest has taken effect.
     pub fn configured(&self, digest: [u8; 32], at: SystemTime) {
         self.configuration.configured(digest, at);
+    }
+
+    /// When the certificates in force end.
+    pub fn certificates(&self, ends: Vec<(CertificateShown, i64)>) {
+        self.certificates.show(ends);
     }
 
     /// Whether a server has answered this combination without error before.

@@ -2,6 +2,7 @@
 
 mod calls;
 mod catalog;
+mod certificates;
 mod audit;
 mod clock;
 mod configuration;
@@ -25,6 +26,7 @@ mod credentials;
 pub use audit::AuditMetrics;
 pub use calls::{CallDetail, RpcCode};
 pub use catalog::{CatalogMetrics, Refresh};
+pub use certificates::CertificateShown;
 pub use clock::{rfc3339, write_rfc3339};
 pub use credentials::CredentialMetrics;
 pub use definitions::DefinitionMetrics;

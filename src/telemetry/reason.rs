@@ -56,6 +56,8 @@ reasons! {
     AddressLimited => "address_limited",
     /// The record of calls takes no more, and no call may run without one.
     AuditFull => "audit_full",
+    /// What the connection has shown in its handshake would not be accepted now.
+    CertificateRefused => "certificate_refused",
     /// `Host` names nobody served here.
     HostRefused => "host_refused",
     /// `Origin` is not allowed.

@@ -10,7 +10,8 @@ use pingora::upstreams::peer::HttpPeer;
 use ring::digest::{SHA256, digest};
 
 use super::standing::Standing;
-use crate::config::{self, Protocol, Scheme, Timeouts};
+use crate::config::{self, PemFile, Protocol, Scheme, Timeouts};
+use crate::tls::Trust;
 
 /// How long an HTTP/2 connection without streams is kept.
 const IDLE_MAX: Duration = Duration::from_secs(60);
@@ -30,6 +31,8 @@ pub struct Endpoint {
     settings: config::Endpoint,
     protocol: Protocol,
     connect_timeout: Duration,
+    ca: Option<PemFile>,
+    trust: Option<Trust>,
     address: Address,
     peer: ArcSwapOption<HttpPeer>,
     standing: Arc<Standing>,
@@ -58,6 +61,8 @@ impl Endpoint {
             settings: settings.clone(),
             protocol: server.protocol,
             connect_timeout,
+            ca: server.ca.clone(),
+            trust: server.ca.as_ref().map(Trust::of),
             address,
             peer: ArcSwapOption::empty(),
             standing,
@@ -85,12 +90,18 @@ impl Endpoint {
             && self.settings.authority == settings.authority
             && self.protocol == server.protocol
             && self.connect_timeout == server.timeouts.connect
+            && self.ca == server.ca
             && self.address == address
     }
 
     /// The digest of the URL that session ids carry.
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// What its idle connections are kept under: none is used again once others must vouch for it.
+    pub fn connections_key(&self) -> u64 {
+        self.id ^ self.trust.as_ref().map_or(0, |trust| trust.id)
     }
 
     /// The URL, which is the endpoint's name everywhere.
@@ -159,9 +170,12 @@ impl Endpoint {
         options.idle_timeout = Some(IDLE_MAX);
         options.tcp_keepalive = Some(KEEPALIVE);
         options.max_h2_streams = 100;
+        options.ca = self.trust.as_ref().map(|trust| Arc::clone(&trust.certificates));
         if self.protocol == Protocol::Http2 {
             options.set_http_version(2, 2);
         }
+        // A connection that others have vouched for is none of this endpoint's.
+        peer.group_key = self.trust.as_ref().map_or(0, |trust| trust.id);
         self.peer.store(Some(Arc::new(peer)));
     }
 

@@ -2,82 +2,30 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, IsCa, Issuer,
-    KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber, date_time_ymd,
-};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio::sync::Semaphore;
+use tokio_rustls::client::TlsStream;
+use tokio_rustls::rustls::HandshakeKind;
 
 use crate::support::Stage;
 use crate::support::client::{Answer, Client};
 use crate::support::gateway::{Folder, Gateway, free_address};
 use crate::support::http2::Http2;
 use crate::support::message::Message;
-use crate::support::upstream::Upstream;
+use crate::support::tls::{Ca, Dial, Holder};
+use crate::support::upstream::{Step, Upstream, event, events_head, mcp};
 
 const CONF: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/conf");
 
-/// Who signs certificates.
-struct Ca {
-    pem: String,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-/// A certificate with its key.
-struct Holder {
-    certificate: Vec<u8>,
-    key: Vec<u8>,
-}
-
-impl Ca {
-    fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).expect("params");
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let key = KeyPair::generate().expect("a key");
-        let pem = params.self_signed(&key).expect("signed").pem();
-        Self { pem, issuer: Issuer::new(params, key) }
-    }
-
-    fn holder(&self, serial: u64, uri: Option<&str>) -> Holder {
-        let mut params = CertificateParams::new(vec!["client.example".to_owned()]).expect("params");
-        params.serial_number = Some(SerialNumber::from(serial));
-        if let Some(uri) = uri {
-            params.subject_alt_names.push(SanType::URI(uri.try_into().expect("a URI")));
-        }
-        let key = KeyPair::generate().expect("a key");
-        let certificate = params.signed_by(&key, &self.issuer).expect("signed").der().to_vec();
-        Holder { certificate, key: key.serialize_der() }
-    }
-
-    fn revoking(&self, serial: u64) -> String {
-        let revoked = RevokedCertParams {
-            serial_number: SerialNumber::from(serial),
-            revocation_time: date_time_ymd(2026, 1, 1),
-            reason_code: None,
-            invalidity_date: None,
-        };
-        let list = CertificateRevocationListParams {
-            this_update: date_time_ymd(2026, 1, 1),
-            next_update: date_time_ymd(2090, 1, 1),
-            crl_number: SerialNumber::from(1),
-            issuing_distribution_point: None,
-            revoked_certs: vec![revoked],
-            key_identifier_method: KeyIdMethod::Sha256,
-        };
-        list.signed_by(&self.issuer).expect("signed").pem().expect("PEM")
-    }
-}
-
 /// One call over a TLS connection of its own; `None` where the handshake or the answer fails.
 async fn ask(address: SocketAddr, holder: Option<&Holder>, message: &Message) -> Option<Answer> {
-    let stream = connect(address, holder, "http/1.1").await?;
-    let mut client = Client::over(stream);
+    ask_over(connect(address, holder, "http/1.1").await, message).await
+}
+
+async fn ask_over(stream: Option<TlsStream<TcpStream>>, message: &Message) -> Option<Answer> {
+    let mut client = Client::over(stream?);
     client.send(&message.bytes()).await;
     client.try_answer().await
 }
@@ -86,33 +34,22 @@ async fn connect(
     address: SocketAddr,
     holder: Option<&Holder>,
     protocol: &str,
-) -> Option<tokio_rustls::client::TlsStream<TcpStream>> {
-    let mut roots = RootCertStore::empty();
-    let root = CertificateDer::from_pem_file(format!("{CONF}/localhost.crt"));
-    roots.add(root.expect("a certificate")).expect("a root");
-    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_root_certificates(roots);
-    let mut config = match holder {
-        Some(Holder { certificate, key }) => {
-            let key = PrivateKeyDer::try_from(key.clone()).expect("a key");
-            let chain = vec![CertificateDer::from(certificate.clone())];
-            config.with_client_auth_cert(chain, key).expect("a certificate and its key")
-        }
-        None => config.with_no_client_auth(),
-    };
-    config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
-    let stream = TcpStream::connect(address).await.expect("connected");
-    let name = ServerName::try_from("localhost").expect("a name");
-    TlsConnector::from(Arc::new(config)).connect(name, stream).await.ok()
+) -> Option<TlsStream<TcpStream>> {
+    Dial::localhost(holder, &[protocol]).connect(address).await
 }
 
 async fn stage(ca: &Ca, clients: &str, identity: &str) -> (Stage, Folder) {
+    stage_before(Upstream::mcp("one").await, ca, clients, identity).await
+}
+
+async fn stage_before(
+    upstream: Upstream,
+    ca: &Ca,
+    clients: &str,
+    identity: &str,
+) -> (Stage, Folder) {
     let folder = Folder::new();
     let file = folder.write("ca.pem", &ca.pem);
-    let upstream = Upstream::mcp("one").await;
     let address = free_address();
     let tls = format!("certificate: {CONF}/localhost.crt, key: {CONF}/localhost.key");
     let clients = clients.replace("FOLDER", &folder.path().display().to_string());
@@ -122,7 +59,7 @@ async fn stage(ca: &Ca, clients: &str, identity: &str) -> (Stage, Folder) {
         upstream.sections()
     );
     // The list of the revoked is there before the gateway is.
-    folder.write("crl.pem", &ca.revoking(7));
+    folder.write("crl.pem", &ca.revoking(&[7]));
     let gateway = Gateway::start_at(&yaml, address).await;
     (Stage { gateway, upstream }, folder)
 }
@@ -195,4 +132,84 @@ async fn only_a_trusted_proxy_speaks_of_certificates() {
         let seen = String::from_utf8_lossy(&stage.upstream.bytes()).into_owned();
         assert!(!seen.contains("spiffe://") && !seen.contains("x-client"), "{seen}");
     }
+}
+
+/// A server whose GET streams stay open.
+async fn streaming() -> Upstream {
+    let gate = Arc::new(Semaphore::new(0));
+    Upstream::start(move |request| match request.verb.as_str() {
+        "GET" => {
+            let waits = Step::Wait(Arc::clone(&gate));
+            vec![events_head(""), event("{}"), waits]
+        }
+        _ => mcp("one", request),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn who_is_revoked_while_connected_is_not_served_any_more() {
+    let ca = Ca::new();
+    let clients = ", client_crl: FOLDER/crl.pem";
+    let identity = "certificates: { caller: san_uri }";
+    let (stage, folder) = stage_before(streaming().await, &ca, clients, identity).await;
+    let (address, call) = (stage.gateway.address, Message::call(7, "echo"));
+    let ann = ca.holder(5, Some("spiffe://example.org/ann"));
+    let eve = ca.holder(8, Some("spiffe://example.org/eve"));
+    let dial = Dial::localhost(Some(&eve), &["http/1.1"]);
+    let mut kept = Client::over(dial.connect(address).await.expect("TLS"));
+    kept.send(&Message::initialize().bytes()).await;
+    let session = kept.answer().await.session();
+    let mut stream = Client::over(dial.connect(address).await.expect("TLS"));
+    stream.send(&Message::stream(&session).bytes()).await;
+    stream.body_after_head("data: {}\n\n").await;
+    let mut http2 = Http2::over(connect(address, Some(&eve), "h2").await.expect("TLS")).await;
+    assert_eq!(http2.ask(&call).await.expect("an answer").status, 200);
+    let mut other = Client::over(connect(address, Some(&ann), "http/1.1").await.expect("TLS"));
+    other.send(&call.bytes()).await;
+    assert_eq!(other.answer().await.status, 200);
+    // What was checked once is resumed without being shown again.
+    let resumed = dial.connect(address).await.expect("TLS");
+    assert_eq!(resumed.get_ref().1.handshake_kind(), Some(HandshakeKind::Resumed));
+
+    folder.write("crl.pem", &ca.revoking(&[7, 8]));
+    stage.gateway.metrics_with(r#"toolgate_reloads_total{outcome="installed"} 1"#).await;
+    stage.upstream.take();
+    // In TLS 1.3 a client learns of it with the first thing it reads.
+    let again = ask_over(dial.connect(address).await, &call).await;
+    assert!(again.is_none(), "a session of before is not resumed");
+    assert!(ask(address, Some(&eve), &call).await.is_none(), "a handshake of its own");
+    kept.send(&call.bytes()).await;
+    let refused = kept.answer().await;
+    assert_eq!((refused.status, refused.code()), (421, 421));
+    assert_eq!(refused.field("connection"), Some("close"));
+    assert!(kept.is_closed().await);
+    assert_eq!(http2.ask(&call).await.expect("an answer").status, 421);
+    while stream.part().await.is_some() {}
+    assert!(stage.upstream.take().iter().all(|request| request.method() != "tools/call"));
+
+    other.send(&call.bytes()).await;
+    assert_eq!(other.answer().await.status, 200, "the others are not disturbed");
+    assert_eq!(ask(address, Some(&ann), &call).await.expect("an answer").status, 200);
+    let refused = r#"toolgate_refusals_total{reason="certificate_refused"} 2"#;
+    stage.gateway.metrics_with(refused).await;
+
+    // A list that cannot be read is refused, and the one before it still counts.
+    folder.write("crl.pem", &ca.pem);
+    stage.gateway.metrics_with(r#"toolgate_reloads_total{outcome="refused"}"#).await;
+    let said = stage.gateway.diagnostics();
+    assert!(said.contains("there is no X509 CRL in"), "{said}");
+    assert!(ask(address, Some(&eve), &call).await.is_none());
+    assert_eq!(ask(address, Some(&ann), &call).await.expect("an answer").status, 200);
+    // Other authorities: whoever was signed by the one before needs another certificate.
+    let next = Ca::new();
+    folder.write("ca.pem", &next.pem);
+    folder.write("crl.pem", &next.revoking(&[]));
+    let began = Instant::now();
+    while ask(address, Some(&next.holder(8, Some("spiffe://o/new"))), &call).await.is_none() {
+        assert!(began.elapsed() < Duration::from_secs(15), "{}", stage.gateway.diagnostics());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    other.send(&call.bytes()).await;
+    assert_eq!(other.answer().await.status, 421);
 }

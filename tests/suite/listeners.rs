@@ -5,16 +5,13 @@ use crate::support::client::{self, Client};
 use crate::support::gateway::{Gateway, free_address};
 use crate::support::http2::Http2;
 use crate::support::message::Message;
+use crate::support::tls::Dial;
 use crate::support::upstream::Upstream;
 use serde_json::Value;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use tokio_rustls::rustls::pki_types::pem::PemObject as _;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 /// A stage whose one listener has these keys besides its address.
 async fn listening(keys: &str) -> Stage {
@@ -215,19 +212,7 @@ async fn only_trusted_peers_may_speak_the_proxy_protocol() {
 
 /// Connects with TLS, offering these protocols.
 async fn tls(address: SocketAddr, offered: &[&str]) -> TlsStream<TcpStream> {
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/conf/localhost.crt");
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(root).expect("a certificate")).expect("a root");
-    let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = offered.iter().map(|name| name.as_bytes().to_vec()).collect();
-    let stream = TcpStream::connect(address).await.expect("connected");
-    let name = ServerName::try_from("localhost").expect("a name");
-    TlsConnector::from(Arc::new(config)).connect(name, stream).await.expect("TLS")
+    Dial::localhost(None, offered).connect(address).await.expect("TLS")
 }
 
 fn tls_keys() -> String {

@@ -119,6 +119,24 @@ health: {}
     (
         r#"listeners:
   - address: 127.0.0.1:8080
+    tls: { certificate: absent.crt, certificates: [], client_crl: absent.crl }
+  - address: 127.0.0.1:8081
+    tls: { certificates: [{ certificate: absent.crt }, { key: absent.key }] }
+"#,
+        &[
+            "3:12 this and `certificates` are both given (move the pair into `certificates`; the first there is the default)",
+            "3:37 TLS needs at least one certificate (write [{ certificate: tls.crt, key: tls.key }])",
+            "3:55 clients are not asked for certificates (add `client_ca`)",
+            "3:67 there is no file absent.crl (paths are relative to the file that names them)",
+            "5:27 the key `key` is missing (add `key:`)",
+            "5:42 there is no file absent.crt (paths are relative to the file that names them)",
+            "5:56 the key `certificate` is missing (add `certificate:`)",
+            "5:63 there is no file absent.key (paths are relative to the file that names them)",
+        ],
+    ),
+    (
+        r#"listeners:
+  - address: 127.0.0.1:8080
     allowed_hosts: [https://a, "*.b", "a b", ""]
     allowed_origins: ["*", app.example.com, https://a/]
     trusted_proxies: [10.0.0.1/8, ten]

@@ -20,7 +20,7 @@ pub(super) const IDENTITY: &[Row] = &[
         "listeners: [{ address: 127.0.0.1:1, tls: { certificate: tls.crt, key: tls.key, client_ca: tls.crt } }]\n",
         |s| {
             tls(s).clients.as_ref().is_some_and(|c| {
-                c.ca.ends_with("tls.crt") && c.certificate == ClientCertificate::Required
+                c.ca.path().ends_with("tls.crt") && c.certificate == ClientCertificate::Required
             })
         },
     ),
@@ -28,7 +28,10 @@ pub(super) const IDENTITY: &[Row] = &[
         "listeners[].tls.client_crl",
         "listeners: [{ address: 127.0.0.1:1, tls: { certificate: tls.crt, key: tls.key, client_ca: tls.crt, client_crl: tls.key } }]\n",
         |s| {
-            tls(s).clients.as_ref().is_some_and(|c| c.crl.as_ref().is_some_and(|crl| crl.is_file()))
+            tls(s)
+                .clients
+                .as_ref()
+                .is_some_and(|c| c.crl.as_ref().is_some_and(|crl| crl.path().is_file()))
         },
     ),
     (

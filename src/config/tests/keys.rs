@@ -89,12 +89,27 @@ const LISTENERS: &[Row] = &[
     (
         "listeners[].tls.certificate",
         "listeners: [{ address: 127.0.0.1:1, tls: { certificate: tls.crt, key: tls.key } }]\n",
-        |s| tls(s).certificate.ends_with("tls.crt") && tls(s).certificate.is_file(),
+        |s| tls(s).certificates[0].chain.path().ends_with("tls.crt"),
     ),
     (
         "listeners[].tls.key",
         "listeners: [{ address: 127.0.0.1:1, tls: { certificate: tls.crt, key: tls.key } }]\n",
-        |s| tls(s).key.ends_with("tls.key") && tls(s).key.is_file(),
+        |s| tls(s).certificates[0].key.path().ends_with("tls.key"),
+    ),
+    (
+        "listeners[].tls.certificates",
+        "listeners: [{ address: 127.0.0.1:1, tls: { certificates: [{ certificate: tls.key, key: tls.crt }, { certificate: tls.crt, key: tls.key }] } }]\n",
+        |s| tls(s).certificates.len() == 2,
+    ),
+    (
+        "listeners[].tls.certificates[].certificate",
+        "listeners: [{ address: 127.0.0.1:1, tls: { certificates: [{ certificate: tls.crt, key: tls.key }] } }]\n",
+        |s| tls(s).certificates[0].chain.path().ends_with("tls.crt"),
+    ),
+    (
+        "listeners[].tls.certificates[].key",
+        "listeners: [{ address: 127.0.0.1:1, tls: { certificates: [{ certificate: tls.crt, key: tls.key }] } }]\n",
+        |s| tls(s).certificates[0].key.path().ends_with("tls.key"),
     ),
     (
         "listeners[].allowed_hosts",

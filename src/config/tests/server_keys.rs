@@ -83,6 +83,9 @@ pub(super) const SERVERS: &[Row] = &[
         "servers: { everything: { endpoints: [http://a/], protocol: http2 } }\n",
         |s| server(s).protocol == Protocol::Http2,
     ),
+    ("servers.*.ca", "servers: { everything: { endpoints: [https://a/], ca: tls.crt } }\n", |s| {
+        server(s).ca.as_ref().is_some_and(|ca| ca.path().ends_with("tls.crt"))
+    }),
     (
         "servers.*.timeouts",
         "servers: { everything: { endpoints: [http://a/], timeouts: {} } }\n",

@@ -8,6 +8,7 @@ pub(crate) mod message;
 pub(crate) mod operator;
 pub(crate) mod rmcp_client;
 pub(crate) mod store;
+pub(crate) mod tls;
 pub(crate) mod upstream;
 
 use client::{Answer, Client};
