@@ -9,6 +9,7 @@ use pingora::{BError, Error, ErrorType};
 
 use super::admission::Admission;
 use super::plan::Plan;
+use super::trace::Trace;
 use crate::audit::Arguments;
 use crate::identity::Caller;
 use crate::jsonrpc::OwnedId;
@@ -31,6 +32,8 @@ pub struct Context {
     pub(super) admission: Admission,
     /// What the caller may see in lists, if that is not everything.
     pub(super) shows: Option<Arc<dyn Shows>>,
+    /// Where it stands in which trace, once that is known and if anybody wants to know.
+    pub(super) trace: Option<Trace>,
 }
 
 /// How far the request has come.
@@ -79,6 +82,8 @@ pub(super) struct Record {
     pub(super) status: u16,
     pub(super) outcome: Option<Outcome>,
     pub(super) reason: Option<Reason>,
+    /// The code of the JSON-RPC error that it was refused with.
+    pub(super) refusal_code: Option<i32>,
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
     /// Time spent waiting for the server or the client.
@@ -120,6 +125,7 @@ impl Context {
             record: Record::default(),
             admission: Admission::default(),
             shows: None,
+            trace: None,
         }
     }
 
