@@ -172,9 +172,9 @@ async fn what_goes_wrong_is_said() {
         (Message::call(1, "fails"), "tools/call fails", "tool_error", "", 2),
         (Message::call(1, "unknown"), "tools/call unknown", "-32602", "-32602", 2),
         (Message::call(1, "sick"), "tools/call sick", "500", "", 2),
-        (Message::modern(1, "ping/odd", json!({})), "ping/odd", "", "", 2),
-        (read, "resources/read", "policy_default", "-32602", 1),
-        (Message::call(1, "rm"), "tools/call rm", "policy_denied", "-32602", 1),
+        (Message::modern(1, "server/discover", json!({})), "server/discover", "", "", 2),
+        (read, "resources/read", "policy_hidden", "-32602", 1),
+        (Message::call(1, "rm"), "tools/call rm", "policy_hidden", "-32602", 1),
         (elsewhere, "POST", "route_unknown", "404", 1),
     ];
     let mut before = 0;
@@ -242,19 +242,24 @@ async fn each_attempt_is_a_span() {
     let servers = sections(&[dead.clone(), upstream.url()], balance);
     let gateway = Gateway::start(&format!("{servers}{section}")).await;
     let stage = Stage { gateway, upstream };
-    for number in 0..2 {
+    for number in 0..4 {
         assert_eq!(stage.ask(&Message::call(number, "echo")).await.status, 200);
     }
-    let spans = collector.spans_of(5).await;
-    let failed: Vec<_> = spans.iter().filter(|span| span.status.is_some()).collect();
-    let [failed] = failed[..] else { panic!("{spans:#?}") };
-    assert_eq!(failed.kind, CLIENT);
+    let failed = || collector.spans().into_iter().find(|span| span.status.is_some());
+    collector.wait(|| failed().is_some(), "span of an attempt in vain").await;
+    let (failed, spans) = (failed().expect("the span"), collector.spans());
+    assert_eq!((failed.kind, failed.name.as_str()), (CLIENT, "tools/call echo"));
     let port = dead.trim_end_matches("/mcp").rsplit(':').next().expect("a port");
-    says(failed, &[("error.type", "endpoint_unreachable"), ("server.port", port)]);
+    says(&failed, &[("error.type", "endpoint_unreachable"), ("server.port", port)]);
+    // The spans of a request leave together.
+    let parent = spans.iter().find(|span| span.span_id == failed.parent_span_id);
+    let parent = parent.expect("the span of the request");
+    assert_eq!((parent.kind, parent.status.clone()), (SERVER, None));
     let siblings: Vec<_> =
         spans.iter().filter(|span| span.parent_span_id == failed.parent_span_id).collect();
     assert_eq!(siblings.len(), 2, "{spans:#?}");
-    assert_ne!(siblings[0].span_id, siblings[1].span_id);
+    let good = siblings.iter().find(|span| span.status.is_none()).expect("the second attempt");
+    assert!(good.start_time_unix_nano >= failed.end_time_unix_nano);
 }
 
 #[tokio::test]
