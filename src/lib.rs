@@ -80,6 +80,7 @@
 //!   source, opening         the stream of one: its leg moves, it is opened again, its events are renamed
 //!   streaming               the client's side: events of all in turn, one acknowledgement, a clean end
 //! logging                 on every exit: permits and marks are given back, metrics, and one line
+//!   trace, spans            what a collector of OpenTelemetry gets of it, if its trace is kept
 //!   recording               the record of the request, in the place that was kept for it
 //! ```
 //!
@@ -127,8 +128,8 @@
 //! | [`jsonrpc`] | what does a body ask for? Bytes in, a borrowed envelope out; no I/O, no clock |
 //! | [`mcp`] | what does MCP say? Revisions, methods, headers, violations; no I/O, no clock |
 //! | [`config`] | what is wanted? YAML becomes checked settings, or every problem in it is listed |
-//! | [`telemetry`] | how is the gateway doing? Metrics, the request log, the list of reasons |
 //! | [`outbound`] | the gateway's own HTTP requests: limits of time, size and address |
+//! | [`telemetry`] | how is the gateway doing? Metrics, the request log, traces, the list of reasons |
 //! | [`shared`] | what replicas of the gateway share: in memory by default, Redis or Valkey when configured |
 //! | [`identity`] | who is calling? |
 //! | [`tls`] | whom do connections trust? Certificates of listeners, of clients and of servers |
@@ -174,8 +175,8 @@
 pub mod jsonrpc;
 pub mod mcp;
 pub mod config;
-pub mod telemetry;
 pub mod outbound;
+pub mod telemetry;
 pub mod shared;
 pub mod identity;
 pub mod tls;

@@ -54,7 +54,8 @@ pub struct Request<'a> {
 enum Body<'a> {
     None,
     Form(Vec<(&'a str, Cow<'a, str>)>),
-    Json(Bytes),
+    /// Bytes with the type that they are of.
+    Of(&'static str, Bytes),
 }
 
 /// Which addresses a request may go to.
@@ -118,7 +119,12 @@ impl<'a> Request<'a> {
 
     /// Sends JSON.
     pub fn post_json(url: impl Into<Cow<'a, str>>, json: Bytes) -> Self {
-        Self::new(url.into(), Body::Json(json))
+        Self::post(url, "application/json", json)
+    }
+
+    /// Sends bytes of this media type.
+    pub fn post(url: impl Into<Cow<'a, str>>, media_type: &'static str, bytes: Bytes) -> Self {
+        Self::new(url.into(), Body::Of(media_type, bytes))
     }
 
     fn new(url: Cow<'a, str>, body: Body<'a>) -> Self {
@@ -243,10 +249,10 @@ impl Outbound {
         let asking = match body {
             Body::None => client.request(Method::GET, url),
             Body::Form(form) => client.request(Method::POST, url).form(&form),
-            Body::Json(json) => client
+            Body::Of(media_type, bytes) => client
                 .request(Method::POST, url)
-                .header(header::CONTENT_TYPE, "application/json")
-                .body(json),
+                .header(header::CONTENT_TYPE, media_type)
+                .body(bytes),
         };
         let asking = asking.header(header::ACCEPT, "application/json");
         let mut asking = asking.build().map_err(|error| Fault::Broken(cause(&error)))?;

@@ -32,7 +32,7 @@ use crate::lifecycle::{self, Belongings, Handover, HandoverFault, Lifecycle, Sig
 use crate::policy;
 use crate::proxy::{Edge, Shared};
 use crate::snapshot::{Lasting, Snapshot};
-use crate::telemetry::{Format, Metrics, RequestLog};
+use crate::telemetry::{Format, Metrics, Otlp, RequestLog};
 use crate::tls;
 
 use beside::{Housekeeping, beside};
@@ -221,7 +221,11 @@ async fn keep_record(shared: &Shared, mut rotate: Signal) {
 
 fn share(settings: &Settings, lifecycle: &Arc<Lifecycle>) -> io::Result<Shared> {
     let telemetry = &settings.telemetry;
-    let metrics = Arc::new(Metrics::new(telemetry.callers_max, telemetry.tools_max));
+    let metrics = Metrics::new(telemetry.callers_max, telemetry.tools_max);
+    let metrics = Arc::new(match telemetry.otlp {
+        Some(_) => metrics.with_operations(),
+        None => metrics,
+    });
     let lasting = Lasting::new(settings, &metrics)?;
     lasting.catalog.pins().open(&settings.state_dir.join("pins.json"));
     let snapshot = Snapshot::new(settings, &lasting)?;
@@ -245,7 +249,8 @@ fn share(settings: &Settings, lifecycle: &Arc<Lifecycle>) -> io::Result<Shared> 
         ),
         None => None,
     };
-    Ok(Shared::new(snapshot, lasting, (request_log, audit), idle, workers, lifecycle))
+    let otlp = telemetry.otlp.as_ref().map(|otlp| Otlp::start(otlp, &metrics)).transpose()?;
+    Ok(Shared::new(snapshot, lasting, (request_log, audit, otlp), idle, workers, lifecycle))
 }
 
 /// The digits of a digest.

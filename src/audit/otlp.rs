@@ -8,18 +8,17 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded};
-use http::{HeaderName, HeaderValue};
 use serde_json::{Map, Value, json};
 
 use super::sink::{Sink, Written};
 use crate::config;
-use crate::outbound::{Guard, Outbound, Request};
+use crate::outbound::Outbound;
+use crate::telemetry::Courier;
 
 /// Batches that wait for the collector; each holds at most a few hundred KiB.
 const BATCHES_MAX: usize = 32;
-/// Attempts for one batch, and the pause after the first, which doubles.
-const ATTEMPTS_MAX: u32 = 5;
-const PAUSE: Duration = Duration::from_millis(500);
+/// How the records are written.
+const JSON: &str = "application/json";
 /// Severities of OpenTelemetry.
 const INFO: (u8, &str) = (9, "INFO");
 const WARN: (u8, &str) = (13, "WARN");
@@ -33,28 +32,17 @@ pub(super) struct Collector {
 }
 
 struct Poster {
-    outbound: Outbound,
-    url: String,
-    headers: Vec<(HeaderName, HeaderValue)>,
-    timeout: Duration,
+    courier: Courier,
     lost: Arc<AtomicU64>,
 }
 
 impl Collector {
     pub(super) fn start(settings: &config::Otlp) -> io::Result<Self> {
         let lost = Arc::new(AtomicU64::new(0));
-        let headers = settings.headers.iter().filter_map(|(name, value)| {
-            let mut value = HeaderValue::from_str(value.expose()).ok()?;
-            value.set_sensitive(true);
-            Some((HeaderName::try_from(name).ok()?, value))
-        });
-        let poster = Poster {
-            outbound: Outbound::new(None).map_err(io::Error::other)?,
-            url: settings.url.clone(),
-            headers: headers.collect(),
-            timeout: settings.timeout,
-            lost: Arc::clone(&lost),
-        };
+        let outbound = Outbound::new(None).map_err(io::Error::other)?;
+        let (headers, timeout) = (&settings.headers, settings.timeout);
+        let courier = Courier::new(outbound, settings.url.clone(), JSON, headers, timeout);
+        let poster = Poster { courier, lost: Arc::clone(&lost) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let (batches, received) = bounded::<Vec<u8>>(BATCHES_MAX);
         let (alive, ended): (Sender<()>, _) = bounded(0);
@@ -101,35 +89,18 @@ impl Poster {
     /// Posts until the collector has it, or it was tried often enough.
     async fn post(&self, lines: &[u8]) {
         let (body, records) = (Bytes::from(logs(lines)), count(lines));
-        let mut pause = PAUSE;
-        for attempt in 1..=ATTEMPTS_MAX {
-            let request = Request::post_json(self.url.as_str(), body.clone())
-                .guard(Guard::Collector)
-                .time_max(self.timeout);
-            let request = self
-                .headers
-                .iter()
-                .fold(request, |request, (name, value)| request.field(name.clone(), value.clone()));
-            let why = match self.outbound.ask(request).await {
-                Ok(reply) if (200..300).contains(&reply.status) => {
-                    self.lost.fetch_add(rejected(&reply.body).min(records), Ordering::Relaxed);
-                    return;
-                }
-                // These mean later; the others mean never.
-                Ok(reply) if !matches!(reply.status, 429 | 502..=504) => {
-                    tracing::warn!(status = reply.status, url = self.url, "audit records refused");
-                    break;
-                }
-                Ok(reply) => format!("status {}", reply.status),
-                Err(fault) => fault.to_string(),
-            };
-            tracing::debug!(why, attempt, url = self.url, "audit records not taken");
-            if attempt < ATTEMPTS_MAX {
-                tokio::time::sleep(pause).await;
-                pause *= 2;
+        let pause = async |length| {
+            tokio::time::sleep(length).await;
+            true
+        };
+        let lost = match self.courier.deliver(&body, pause).await {
+            Ok(answer) => rejected(&answer).min(records),
+            Err(why) => {
+                tracing::warn!(why, url = self.courier.url(), "audit records not taken");
+                records
             }
-        }
-        self.lost.fetch_add(records, Ordering::Relaxed);
+        };
+        self.lost.fetch_add(lost, Ordering::Relaxed);
     }
 }
 

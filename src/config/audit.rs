@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::collector;
 use super::links::note_duplicates;
 use super::place::Place;
 use super::reading::{Fault, Reading};
@@ -391,40 +392,12 @@ impl SinkText {
 impl OtlpText {
     fn check(self, reading: &mut Reading<'_>) -> Option<Otlp> {
         let Self { endpoint, headers, timeout } = self;
-        let headers = headers.value().map_or_else(Vec::new, |headers| {
-            headers.0.into_iter().filter_map(|(name, value)| header(name, value, reading)).collect()
-        });
-        let endpoint = endpoint.given()?;
-        let prefix = endpoint.value.path_and_query.trim_end_matches('/');
-        if prefix.contains('?') {
-            let hint = "give the address of the collector only; /v1/logs is added";
-            reading.problem(endpoint.place, "this URL has a query", hint);
-            return None;
-        }
+        let headers = collector::headers(headers, reading);
+        let endpoint = collector::endpoint(endpoint, "/v1/logs is", reading)?;
         Some(Otlp {
-            url: endpoint.value.with_path(&format!("{prefix}/v1/logs")),
+            url: format!("{endpoint}/v1/logs"),
             headers,
-            timeout: timeout.or(Duration::from_secs(10)),
+            timeout: collector::timeout(timeout),
         })
     }
-}
-
-fn header(
-    name: At<String>,
-    value: Field<Secret>,
-    reading: &mut Reading<'_>,
-) -> Option<(String, Secret)> {
-    let value = value.given()?;
-    let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    if name.value.is_empty() || !name.value.bytes().all(token) {
-        reading.problem(name.place, "this is not the name of a header", "write it like x-api-key");
-        return None;
-    }
-    let visible = |byte: u8| byte == b'\t' || (byte >= b' ' && byte != 0x7f);
-    if !value.value.expose().bytes().all(visible) {
-        let hint = "remove line breaks and other control characters";
-        reading.problem(value.place, "this cannot be the value of a header", hint);
-        return None;
-    }
-    Some((name.value.to_ascii_lowercase(), value.value))
 }

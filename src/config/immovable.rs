@@ -55,6 +55,7 @@ impl Settings {
                 (self.telemetry.callers_max, self.telemetry.tools_max)
                     != (newer.telemetry.callers_max, newer.telemetry.tools_max),
             ),
+            ("telemetry.otlp", self.telemetry.otlp != newer.telemetry.otlp),
         ];
         keys.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect()
     }

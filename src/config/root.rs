@@ -24,7 +24,7 @@ use super::servers::{self, ServerText};
 use super::sessions::{Sessions, SessionsText};
 use super::shape::{At, Entries, Field, shape};
 use super::shared::{Shared, SharedText};
-use super::telemetry::{Telemetry, TelemetryText};
+use super::telemetry::{self, TelemetryText};
 use super::tree::compose;
 
 /// Where the gateway keeps what must outlive the process, unless the file says otherwise.
@@ -187,7 +187,7 @@ impl RootText {
             routes,
             audit: audit.value().map(|audit| audit.check(runtime.streams_max, reading)),
             runtime,
-            telemetry: telemetry.value().map_or_else(Telemetry::default, TelemetryText::check),
+            telemetry: telemetry::check(telemetry.value(), reading),
             sources: Arc::default(),
         })
     }

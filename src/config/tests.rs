@@ -9,6 +9,7 @@ mod bad_sections;
 mod bad_servers;
 mod credential_keys;
 mod examples;
+mod export_keys;
 mod federation_keys;
 mod files;
 mod identity_keys;

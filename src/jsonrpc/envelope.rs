@@ -75,6 +75,8 @@ pub struct Reference<'a> {
 /// `params._meta`: what a modern request says about itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Meta<'a> {
+    /// All of it, as it stands in the body; empty where there is none.
+    pub literal: &'a str,
     /// `progressToken`: a string or an integer, like an id.
     pub progress_token: Option<Id<'a>>,
     /// `io.modelcontextprotocol/protocolVersion`.

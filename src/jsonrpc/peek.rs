@@ -151,7 +151,11 @@ impl<'a> Pass<'a> {
                     pass.params.request_state = pass.text(Level::Params, key)?;
                 }
                 Key::Arguments => pass.params.arguments = Some(pass.raw(Level::Params)?),
-                Key::Meta if pass.scanner.upcoming() == Some(b'{') => pass.meta()?,
+                Key::Meta if pass.scanner.upcoming() == Some(b'{') => {
+                    let start = pass.scanner.offset();
+                    pass.meta()?;
+                    pass.params.meta.literal = pass.scanner.literal(start);
+                }
                 Key::Ref if pass.scanner.upcoming() == Some(b'{') => pass.reference()?,
                 Key::Meta | Key::Ref => pass.object_elsewhere(Level::Params, key)?,
                 // The others are only watched for doubling; their values are the server's business.

@@ -33,6 +33,7 @@ pub(super) async fn refuse(
 ) -> pingora::Result<()> {
     ctx.give_back();
     ctx.record.reason = Some(refusal.reason);
+    ctx.record.refusal_code = Some(refusal.code);
     ctx.record.status = refusal.status;
     ctx.record.outcome = Some(match refusal.status {
         500.. => Outcome::Failed,

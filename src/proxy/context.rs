@@ -9,6 +9,7 @@ use pingora::{BError, Error, ErrorType};
 
 use super::admission::Admission;
 use super::plan::Plan;
+use super::trace::Trace;
 use crate::audit::Arguments;
 use crate::identity::Caller;
 use crate::jsonrpc::OwnedId;
@@ -34,6 +35,8 @@ pub struct Context {
     pub(super) shows: Option<Arc<dyn Shows>>,
     /// The certificate that the connection has shown.
     pub(super) peer: Option<Arc<Peer>>,
+    /// Where it stands in which trace, once that is known and if anybody wants to know.
+    pub(super) trace: Option<Trace>,
 }
 
 /// How far the request has come.
@@ -82,6 +85,8 @@ pub(super) struct Record {
     pub(super) status: u16,
     pub(super) outcome: Option<Outcome>,
     pub(super) reason: Option<Reason>,
+    /// The code of the JSON-RPC error that it was refused with.
+    pub(super) refusal_code: Option<i32>,
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
     /// Time spent waiting for the server or the client.
@@ -124,6 +129,7 @@ impl Context {
             admission: Admission::default(),
             shows: None,
             peer: None,
+            trace: None,
         }
     }
 

@@ -191,6 +191,8 @@ impl Gateway {
                 body,
                 credential: credential.as_ref(),
                 told: told(&member.pool, caller),
+                method: &ctx.record.method,
+                trace: ctx.trace.as_ref(),
             };
             self.ask_endpoint(&member.pool, endpoint, request).await.ok()
         };

@@ -270,7 +270,7 @@ mod tests {
         let settings = config::parse(&yaml, "test.yaml", &|_| None).expect("settings");
         let lasting = Lasting::new(&settings, &Arc::new(Metrics::new(10, 10))).expect("what lasts");
         let snapshot = Snapshot::new(&settings, &lasting).expect("a snapshot");
-        let shared = Shared::new(snapshot, lasting, (None, None), 4, 1, Lifecycle::new());
+        let shared = Shared::new(snapshot, lasting, (None, None, None), 4, 1, Lifecycle::new());
         Gateway::new(Arc::new(shared), 0)
     }
 

@@ -1,4 +1,4 @@
-//! The end of every request, however it ended: metrics, and one line.
+//! The end of every request, however it ended: metrics, spans, and one line.
 
 use pingora::http::RequestHeader;
 
@@ -46,6 +46,7 @@ impl Gateway {
                 self.lasting.metrics.count_detail(labels, CallDetail::Repeated);
             }
         }
+        self.send_spans(head, ctx, outcome, duration);
         self.record(head, ctx, outcome, (duration, overhead));
         let Some(log) = &self.request_log else { return };
         let record = &ctx.record;

@@ -38,8 +38,10 @@ mod renaming;
 mod request_filter;
 mod response_body_filter;
 mod response_filter;
+mod spans;
 mod stream;
 mod strict;
+mod trace;
 mod upstream_peer;
 mod upstream_request_filter;
 
@@ -61,7 +63,7 @@ use crate::audit::Audit;
 use crate::lifecycle::Lifecycle;
 use crate::shared::Store;
 use crate::snapshot::{Lasting, Snapshot};
-use crate::telemetry::{Metrics, Reason, Repeats, RequestLog};
+use crate::telemetry::{Metrics, Otlp, Reason, Repeats, RequestLog};
 use crate::upstream::{Fleet, now_ms};
 use context::Context;
 use exchange::Connections;
@@ -71,6 +73,8 @@ use refusal::Refusal;
 
 /// How long the last records may take to be written.
 const AUDIT_CLOSE_MAX: Duration = Duration::from_secs(5);
+/// How long the last spans and metrics may take to be sent; nobody's record depends on them.
+const OTLP_CLOSE_MAX: Duration = Duration::from_secs(2);
 
 /// What all listeners share.
 pub struct Shared {
@@ -81,6 +85,7 @@ pub struct Shared {
     repeats: Repeats,
     audit: Option<Arc<Audit>>,
     request_log: Option<RequestLog>,
+    otlp: Option<Otlp>,
     connections: Connections,
     request_ids: RequestIds,
     lifecycle: Arc<Lifecycle>,
@@ -97,7 +102,7 @@ impl Shared {
     pub fn new(
         snapshot: Snapshot,
         lasting: Lasting,
-        (request_log, audit): (Option<RequestLog>, Option<Arc<Audit>>),
+        (request_log, audit, otlp): (Option<RequestLog>, Option<Arc<Audit>>, Option<Otlp>),
         upstream_idle_connections: usize,
         workers: usize,
         lifecycle: Arc<Lifecycle>,
@@ -112,6 +117,7 @@ impl Shared {
             repeats: Repeats::new(fastrand::u64(..)),
             audit,
             request_log,
+            otlp,
             connections: Connections::new(upstream_idle_connections, workers),
             request_ids: RequestIds::new(),
             lifecycle,
@@ -169,13 +175,16 @@ impl Shared {
         self.audit.as_ref()
     }
 
-    /// Ends the record, and waits until it and the request log have left the process.
+    /// Ends the record, and waits until it, the request log and the last spans have left the process.
     pub fn flush(&self) {
         if let Some(log) = &self.request_log {
             log.flush();
         }
         if let Some(audit) = &self.audit {
             audit.close(AUDIT_CLOSE_MAX);
+        }
+        if let Some(otlp) = &self.otlp {
+            otlp.close(OTLP_CLOSE_MAX);
         }
     }
 }

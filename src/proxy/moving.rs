@@ -178,6 +178,8 @@ impl Gateway {
             body: Bytes::from(ping.to_string()),
             credential: credential.as_ref(),
             told: told(pool, caller),
+            method: "ping",
+            trace: ctx.trace.as_ref(),
         };
         let said = self.ask_endpoint(pool, endpoint, request).await;
         said.is_ok_and(|said| said.head.status == 404)
@@ -392,6 +394,7 @@ impl Gateway {
         // Whoever opens it may stop waiting, and then nobody knows of it.
         let say = async |unclaimed: &mut Unclaimed<'_>, revision, session, message: Value| {
             let head = message_head(client, revision).map_err(|_| Unsaid::Broken)?;
+            let method = message["method"].as_str().unwrap_or_default();
             let request = OwnRequest {
                 head: &head,
                 session,
@@ -400,6 +403,8 @@ impl Gateway {
                 body: Bytes::from(message.to_string()),
                 credential: credential.as_ref(),
                 told: *told,
+                method,
+                trace: ctx.trace.as_ref(),
             };
             self.ask_for(pool, endpoint, request, unclaimed).await
         };

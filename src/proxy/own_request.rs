@@ -14,10 +14,12 @@ use super::Shared;
 use super::exchange::Exchange;
 use super::reaping::Unclaimed;
 use super::response_filter::UpstreamHead;
+use super::trace::{Asked, Trace};
 use super::upstream_request_filter::Outgoing;
 use crate::identity::Caller;
 use crate::mcp::{Answer, MCP_METHOD, MCP_NAME, MCP_PROTOCOL_VERSION, Revision, data_of_events};
 use crate::sessions::Abandoned;
+use crate::telemetry::Reason;
 use crate::upstream::{Endpoint, Field, Pool};
 
 /// An answer larger than this is not read.
@@ -34,6 +36,9 @@ pub(super) struct OwnRequest<'a> {
     pub(super) credential: Option<&'a Field>,
     /// Who calls, if the server is told.
     pub(super) told: Option<&'a Caller>,
+    /// What is asked, and for which request.
+    pub(super) method: &'a str,
+    pub(super) trace: Option<&'a Trace>,
 }
 
 /// What came back.
@@ -112,16 +117,24 @@ impl Shared {
         &self,
         exchange: Exchange,
         pool: &Pool,
-        endpoint: &Endpoint,
+        endpoint: &Arc<Endpoint>,
         request: &OwnRequest<'_>,
         unclaimed: &mut Unclaimed<'_>,
     ) -> Result<Said, Silent> {
         // Whoever waits may leave at any moment: the exchange is then still in good hands.
         let exchange = unclaimed.exchange.insert(exchange);
-        let asked = self.converse(endpoint, exchange, request, &mut unclaimed.session);
-        let Ok(said) = timeout(pool.timeouts().first_byte, asked).await else {
-            return Err(Silent::Broken);
-        };
+        let span = request.trace.map(Trace::ask_oneself);
+        let with = (&**endpoint, exchange);
+        let asked = self.converse(with, request, span.as_ref(), &mut unclaimed.session);
+        let said = timeout(pool.timeouts().first_byte, asked).await;
+        if let (Some(trace), Some(span)) = (request.trace, span) {
+            trace.asked_oneself(span, (pool, endpoint), request.method, || match &said {
+                Err(_) => Some(Reason::EndpointTimeout.as_str().to_owned()),
+                Ok(None) => Some(Reason::EndpointBroken.as_str().to_owned()),
+                Ok(Some(said)) => (said.head.status >= 400).then(|| said.head.status.to_string()),
+            });
+        }
+        let Ok(said) = said else { return Err(Silent::Broken) };
         let exchange = unclaimed.exchange.take();
         let Some(said) = said else {
             let was_closed = exchange.is_some_and(|of| of.reused && !of.heard());
@@ -135,9 +148,9 @@ impl Shared {
 
     async fn converse(
         &self,
-        endpoint: &Endpoint,
-        exchange: &mut Exchange,
+        (endpoint, exchange): (&Endpoint, &mut Exchange),
         request: &OwnRequest<'_>,
+        span: Option<&Asked>,
         opened: &mut Option<Abandoned>,
     ) -> Option<Said> {
         let outgoing = Outgoing {
@@ -149,6 +162,7 @@ impl Shared {
             body_bytes: request.body.len(),
             credential: request.credential,
             told: request.told,
+            trace: request.trace.map(|trace| trace.onward_from(span)),
         };
         let prepared = exchange.prepare(&outgoing).ok()?;
         exchange.send(prepared, &request.body).await.ok()?;

@@ -15,19 +15,20 @@ use pingora::time::timeout;
 use super::Gateway;
 use super::context::{Context, Reached};
 use super::deliver::Body;
-use super::exchange::Exchange;
+use super::exchange::{Connections, Exchange};
 use super::http1::{Arrived, Broken};
 use super::identity_headers::{subject, told};
 use super::plan::{Exchange as Purpose, Forward, Repeat};
 use super::refusal::Refusal;
 use super::response_filter::UpstreamHead;
+use super::trace::Trace;
 use super::upstream_peer::{Connection, Tried};
 use super::upstream_request_filter::Outgoing;
 use crate::config::OnEndpointLoss;
 use crate::jsonrpc;
 use crate::mcp::{self, LAST_EVENT_ID};
 use crate::telemetry::{Outcome, Reason};
-use crate::upstream::{Field, InFlight, Now};
+use crate::upstream::{Endpoint, Field, InFlight, Now};
 
 /// How a request that was begun came to its end.
 #[must_use]
@@ -119,14 +120,12 @@ impl Gateway {
             let (endpoint, in_flight) =
                 self.upstream_peer(session, ctx, forward, &mut tried).await?;
             let credential = credential(session, ctx, forward).await.map_err(Some)?;
-            let opened = match tried.avoid_idle {
-                false => self.connections.open(&endpoint).await,
-                true => self.connections.open_fresh(&endpoint).await,
-            };
-            let mut exchange = match opened {
+            ctx.asks();
+            let mut exchange = match open(&self.connections, &endpoint, &tried).await {
                 Ok(exchange) => exchange,
                 Err(reason) => {
                     self.endpoint_refused(&forward.pool, &endpoint, reason);
+                    ctx.asked_in_vain(&endpoint, reason);
                     tried.unreachable(&endpoint);
                     continue;
                 }
@@ -138,6 +137,7 @@ impl Gateway {
                         && Box::pin(self.has_forgotten(session, ctx, forward, &endpoint)).await
                         && tried.forgotten()
                     {
+                        ctx.asked_in_vain(&endpoint, Reason::SessionUnknown);
                         if arrived.whole {
                             self.connections.close(exchange).await;
                         }
@@ -170,6 +170,7 @@ impl Gateway {
                 if forward.shape.repeat == Repeat::Harmless
                     && tried.broken(&endpoint, forward, connection)
                 {
+                    ctx.asked_in_vain(&endpoint, reason);
                     continue;
                 }
             } else {
@@ -177,6 +178,18 @@ impl Gateway {
             }
             return Err(Some(reason));
         }
+    }
+}
+
+/// Connects, or takes a connection that is kept, unless such a one has just failed.
+async fn open(
+    connections: &Connections,
+    endpoint: &Endpoint,
+    tried: &Tried,
+) -> Result<Exchange, Reason> {
+    match tried.avoid_idle {
+        false => connections.open(endpoint).await,
+        true => connections.open_fresh(endpoint).await,
     }
 }
 
@@ -231,6 +244,7 @@ async fn ask(
         body_bytes: forward.body.len(),
         credential: credential.as_ref(),
         told: told(&forward.pool, ctx.record.caller.as_deref()),
+        trace: ctx.trace.as_ref().map(Trace::onward),
     };
     let head = exchange.prepare(&outgoing).map_err(Interrupted::Broken)?;
     let room = match forward.shape.exchange {

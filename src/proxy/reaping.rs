@@ -234,6 +234,8 @@ impl Shared {
             body: Bytes::new(),
             credential: credential.as_ref(),
             told: None,
+            method: "",
+            trace: None,
         };
         let endpoint = &place.endpoint;
         let standing = endpoint.standing();

@@ -9,6 +9,7 @@ use pingora::http::RequestHeader;
 
 use super::context::{Context, Reached, Record};
 use super::refusal::Refusal;
+use super::trace::{TRACEPARENT, Trace};
 use super::{Gateway, Shared};
 use crate::audit::{self, Ending, Event, Target};
 use crate::mcp::Verdict;
@@ -16,9 +17,6 @@ use crate::policy;
 use crate::sessions::Abandoned;
 use crate::telemetry::{Outcome, Reason};
 use crate::upstream::{Endpoint, Loss};
-
-/// The trace that a request belongs to (W3C Trace Context).
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 impl Gateway {
     /// Writes the record of a request into the place that was kept for it. What was refused before it
@@ -55,9 +53,12 @@ impl Gateway {
             }
             Reached::Gateway | Reached::Answered => ("", ""),
         };
+        let own_trace = ctx.trace.as_ref().map(Trace::id);
+        let own_trace = own_trace.as_ref().and_then(|id| std::str::from_utf8(id).ok());
         let line = audit::Record {
             request_id: ctx.request_id(),
-            trace_id: text(&TRACEPARENT).get(3..35).unwrap_or_default(),
+            trace_id: own_trace
+                .unwrap_or_else(|| text(&TRACEPARENT).get(3..35).unwrap_or_default()),
             client: record.client,
             user_agent: text(&USER_AGENT),
             caller: record.caller.as_deref(),
@@ -65,7 +66,7 @@ impl Gateway {
             revision: record.revision.map_or("", |revision| revision.as_str()),
             session: record.session,
             moved: record.moved.map_or("", Loss::as_str),
-            target: target(record),
+            target: record.target.as_deref().and_then(|name| target(&record.method, name)),
             rpc_id: record.id.as_ref().map_or("", |id| id.as_id().raw()),
             route: route.map_or_else(|| head.uri.path(), |route| &route.path),
             server: record.server_name(),
@@ -181,9 +182,9 @@ fn policy_reason(record: &Record) -> &'static str {
     }
 }
 
-fn target(record: &Record) -> Option<Target<'_>> {
-    let name = record.target.as_deref()?;
-    match &*record.method {
+/// What is named, as the conventions of OpenTelemetry tell it apart.
+pub(super) fn target<'a>(method: &str, name: &'a str) -> Option<Target<'a>> {
+    match method {
         "tools/call" => Some(Target::Tool(name)),
         "prompts/get" => Some(Target::Prompt(name)),
         "resources/read" | "resources/subscribe" | "resources/unsubscribe" => {

@@ -137,6 +137,7 @@ impl Gateway {
         let head = session.req_header();
         let call = read_call(head, &body, ctx)?;
         note(ctx, &call);
+        self.trace(head, Some(&call.envelope), ctx);
         let lead = match route.federation() {
             Some(federation) => {
                 find(federation, head, (route, caller), (&body, &call), ctx).await?
@@ -243,6 +244,7 @@ impl Gateway {
             return Err(Reason::NotAcceptable.into());
         }
         ctx.record.method = method.into();
+        self.trace(head, None, ctx);
         let version = strict::text(&head.headers, MCP_PROTOCOL_VERSION);
         let is_modern =
             version.and_then(Revision::parse).is_some_and(|revision| revision.era() == Era::Modern);

@@ -7,6 +7,7 @@ use http::{HeaderName, HeaderValue, Method};
 use pingora::http::RequestHeader;
 
 use super::identity_headers;
+use super::trace::{BAGGAGE_BYTES_MAX, Onward};
 use crate::identity::Caller;
 use crate::mcp::MCP_SESSION_ID;
 use crate::telemetry::Short;
@@ -24,6 +25,8 @@ pub(super) struct Outgoing<'a> {
     pub(super) credential: Option<&'a Field>,
     /// Who calls, if the server is told.
     pub(super) told: Option<&'a Caller>,
+    /// What it is told of the trace, if that is not what the client says.
+    pub(super) trace: Option<Onward<'a>>,
 }
 
 impl Outgoing<'_> {
@@ -78,7 +81,9 @@ impl Outgoing<'_> {
     /// Every field but `Host` and the credential, in the client's order, the gateway's own last.
     fn fields(&self, mut emit: impl FnMut(&str, &[u8])) {
         for (name, value) in &self.client.headers {
-            let is_replaced = self.credential.is_some_and(|credential| credential.name == *name);
+            let is_replaced = self.credential.is_some_and(|credential| credential.name == *name)
+                || self.trace.is_some_and(|trace| trace.replaces(name))
+                || (value.len() > BAGGAGE_BYTES_MAX && *name == "baggage");
             if !is_replaced && is_forwarded(name.as_str()) {
                 emit(name.as_str(), value.as_bytes());
             }
@@ -92,6 +97,9 @@ impl Outgoing<'_> {
         emit("x-request-id", self.request_id.as_bytes());
         if let Some(address) = self.client_address {
             emit("x-forwarded-for", Short::address(address).as_bytes());
+        }
+        if let Some(trace) = self.trace {
+            trace.each(&mut emit);
         }
         if let Some(caller) = self.told {
             identity_headers::each(caller, emit);

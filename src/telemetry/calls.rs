@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use prometheus::{IntCounter, IntCounterVec, Registry};
 
-use super::Reason;
-use super::metrics::{Labels, OTHER, SERIES_MAX, counters};
+use super::metrics::{OTHER, SERIES_MAX, counters};
+use super::{Labels, Reason};
 
 /// What else is to be said of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -45,7 +45,7 @@ impl CallDetail {
 }
 
 impl RpcCode {
-    fn as_str(self) -> &'static str {
+    pub(super) fn as_str(self) -> &'static str {
         self.0.and_then(specified).unwrap_or(OTHER)
     }
 }

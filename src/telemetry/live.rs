@@ -9,8 +9,9 @@ use prometheus::core::Collector;
 use prometheus::proto::Histogram;
 use serde_json::{Map, Value, json};
 
+use super::Labels;
 use super::calls::CallDetail;
-use super::metrics::{Labels, Metrics, OTHER, Outcome, SERIES_MAX};
+use super::metrics::{Metrics, OTHER, Outcome, SERIES_MAX};
 
 /// Of longer lists only the largest rows are told, and how many are not.
 const ROWS_MAX: usize = 2000;

@@ -1,11 +1,11 @@
 //! Every metric name of the gateway, and handles that are resolved once so that a request only adds.
 
 use std::collections::HashSet;
-use std::hash::{Hash, Hasher};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use parking_lot::Mutex;
+use prometheus::proto::MetricFamily;
 use prometheus::{
     Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
@@ -14,12 +14,14 @@ use prometheus::{
 use super::calls::{CallDetail, CallMetrics, Details};
 use super::certificates::{CertificateMetrics, CertificateShown};
 use super::configuration::Configuration;
+use super::labels::{Key, Labels};
 use super::live::Folded;
+use super::operations::{Operation, OperationMetrics, Operations};
 use super::routes::RouteFamilies;
 use super::{
     AuditMetrics, CatalogMetrics, CredentialMetrics, DefinitionMetrics, EndpointMetrics,
-    IdentityMetrics, LimitMetrics, PolicyMetrics, Reason, RouteMetrics, SessionMetrics,
-    SharedMetrics,
+    ExportMetrics, IdentityMetrics, LimitMetrics, PolicyMetrics, Reason, RouteMetrics,
+    SessionMetrics, SharedMetrics,
 };
 use crate::mcp::well_known;
 
@@ -33,27 +35,13 @@ pub(super) const SERIES_MAX: usize = 10_000;
 /// Bounds of durations in seconds, those of the OpenTelemetry MCP conventions with finer low ones.
 const DURATION_BUCKETS: &[f64] =
     &[0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0];
-/// Who called what, as labels. Borrowed: a known combination is found without an allocation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Labels<'a> {
-    /// The route's path.
-    pub route: &'a str,
-    /// The server's name.
-    pub server: &'a str,
-    /// The JSON-RPC method, or the HTTP method of a request without a message.
-    pub method: &'a str,
-    /// The caller's id.
-    pub caller: &'a str,
-    /// The tool's name, or nothing.
-    pub tool: &'a str,
-}
-
 /// The handles of one combination of labels.
 #[derive(Debug)]
 pub(super) struct Series {
     pub(super) outcomes: [IntCounter; Outcome::ALL.len()],
     duration: Histogram,
     pub(super) details: Details,
+    operations: OnceLock<Box<Operations>>,
 }
 
 /// How a request ended, as operators count it.
@@ -114,6 +102,9 @@ pub struct Metrics {
     pub policy: PolicyMetrics,
     /// Limits: what they refused, and how many keys they count.
     pub limits: LimitMetrics,
+    /// What goes to a collector.
+    pub otlp: ExportMetrics,
+    operations: Option<OperationMetrics>,
     configuration: Configuration,
     certificates: CertificateMetrics,
     pub(super) series: papaya::HashMap<Key, Arc<Series>>,
@@ -220,6 +211,8 @@ impl Metrics {
             endpoints: EndpointMetrics::new(&registry),
             policy: PolicyMetrics::new(&registry),
             limits: LimitMetrics::new(&registry),
+            otlp: ExportMetrics::new(&registry),
+            operations: None,
             configuration: Configuration::new(&registry),
             certificates: CertificateMetrics::new(&registry),
             series: papaya::HashMap::new(),
@@ -229,6 +222,13 @@ impl Metrics {
             tools_max,
             registry,
         }
+    }
+
+    /// The same with the durations that OpenTelemetry's conventions for MCP name.
+    #[must_use]
+    pub fn with_operations(mut self) -> Self {
+        self.operations = Some(OperationMetrics::new(&self.registry));
+        self
     }
 
     /// The handles of a route.
@@ -306,6 +306,24 @@ impl Metrics {
         count(counted, &series.details);
     }
 
+    /// Counts how long an operation took, where that is told. It is counted already.
+    pub fn operated(&self, labels: Labels<'_>, operation: &Operation) {
+        let Some(families) = &self.operations else { return };
+        let observe = |labels, series: &Series| {
+            families.observe(labels, series.operations.get_or_init(Box::default), operation);
+        };
+        if let Some(series) = self.series.pin().get(&labels) {
+            return observe(labels, series);
+        }
+        let (series, counted) = self.resolve(self.admitted(labels, false));
+        observe(counted, &series);
+    }
+
+    /// Everything, as the registry has it.
+    pub fn gather(&self) -> Vec<MetricFamily> {
+        self.registry.gather()
+    }
+
     /// Everything as Prometheus text.
     pub fn render(&self) -> Vec<u8> {
         let mut text = Vec::with_capacity(16 * 1024);
@@ -343,7 +361,12 @@ impl Metrics {
             ])
         });
         let duration = self.durations.with_label_values(&[labels.route, labels.method]);
-        let series = Arc::new(Series { outcomes, duration, details: Details::default() });
+        let series = Arc::new(Series {
+            outcomes,
+            duration,
+            details: Details::default(),
+            operations: OnceLock::new(),
+        });
         pinned.insert(Key::from(labels), Arc::clone(&series));
         (series, labels)
     }
@@ -368,62 +391,6 @@ impl Metrics {
         let method = admit(&mut names.methods, labels.method, METHODS_MAX, confirmed || specified);
         let tool = admit(&mut names.tools, labels.tool, self.tools_max, confirmed);
         Labels { method, caller, tool, ..labels }
-    }
-}
-
-/// The owned form of [`Labels`]; both hash alike so that the borrowed form finds it.
-#[derive(PartialEq, Eq)]
-pub(super) struct Key {
-    route: Box<str>,
-    server: Box<str>,
-    method: Box<str>,
-    caller: Box<str>,
-    tool: Box<str>,
-}
-
-impl Key {
-    pub(super) fn labels(&self) -> Labels<'_> {
-        Labels {
-            route: &self.route,
-            server: &self.server,
-            method: &self.method,
-            caller: &self.caller,
-            tool: &self.tool,
-        }
-    }
-}
-
-impl From<Labels<'_>> for Key {
-    fn from(labels: Labels<'_>) -> Self {
-        Self {
-            route: labels.route.into(),
-            server: labels.server.into(),
-            method: labels.method.into(),
-            caller: labels.caller.into(),
-            tool: labels.tool.into(),
-        }
-    }
-}
-
-impl Hash for Labels<'_> {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        // The server follows from the route, so it need not be hashed.
-        for part in [self.route, self.method, self.caller, self.tool] {
-            state.write(part.as_bytes());
-            state.write_u8(0xff);
-        }
-    }
-}
-
-impl Hash for Key {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.labels().hash(state);
-    }
-}
-
-impl papaya::Equivalent<Key> for Labels<'_> {
-    fn equivalent(&self, key: &Key) -> bool {
-        key.labels() == *self
     }
 }
 

@@ -1,4 +1,4 @@
-//! How is the gateway doing? Metrics, the request log, and the closed list of reasons both share.
+//! How is the gateway doing? Metrics, the request log, traces, and the closed list of reasons both share.
 
 mod calls;
 mod catalog;
@@ -8,12 +8,16 @@ mod clock;
 mod configuration;
 mod definitions;
 mod endpoints;
+mod export;
 mod identity;
 mod instance;
+mod labels;
 mod limits;
 mod live;
 mod logs;
 mod metrics;
+mod operations;
+mod otlp;
 mod policy;
 mod reason;
 mod repeats;
@@ -31,11 +35,15 @@ pub use clock::{rfc3339, write_rfc3339};
 pub use credentials::CredentialMetrics;
 pub use definitions::DefinitionMetrics;
 pub use endpoints::{EndpointMetrics, EndpointShown};
+pub use export::ExportMetrics;
 pub use identity::IdentityMetrics;
 pub use instance::instance;
+pub use labels::Labels;
 pub use limits::{LimitCounters, LimitMetrics};
 pub use logs::{Format, Line, RequestLog, start_diagnostics, write_number};
-pub use metrics::{Labels, Metrics, Outcome};
+pub use metrics::{Metrics, Outcome};
+pub use operations::Operation;
+pub use otlp::{Attributes, Claimed, Courier, Otlp, Side, Span, SpanContext, Spans};
 pub use policy::PolicyMetrics;
 pub use reason::Reason;
 pub use repeats::{CallKey, Repeats};

@@ -1,5 +1,8 @@
 //! What happens is visible: metrics under capped names, and one line of JSON per request.
 
+mod collecting;
+mod traces;
+
 use crate::support::Stage;
 use crate::support::gateway::Gateway;
 use crate::support::message::Message;

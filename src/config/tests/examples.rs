@@ -8,7 +8,9 @@ use serde_json::Value;
 use super::schema_paths;
 use crate::config::reading::Reading;
 use crate::config::tree::{Kind, Node, compose};
-use crate::config::{Anonymous, Audit, Sessions, Settings, Shared, Target, load, parse, schema};
+use crate::config::{
+    Anonymous, Audit, Export, Sessions, Settings, Shared, Target, Telemetry, load, parse, schema,
+};
 
 const FULL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/conf/full.yaml");
 const MINIMAL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/conf/minimal.yaml");
@@ -121,7 +123,12 @@ fn full_states_the_real_defaults() {
     assert_eq!(full.limits[0].keys_max, full.limits[1].keys_max);
     let audit = full.audit.unwrap();
     assert_eq!(audit, Audit { sinks: audit.sinks.clone(), ..Audit::default() });
-    assert_eq!(full.telemetry, minimal.telemetry);
+    let least = "listen: 127.0.0.1:1\nservers: { a: { endpoints: [http://a/] } }\nroutes: [{ path: /, server: a }]\ntelemetry: { otlp: { endpoint: http://a:4318 } }\n";
+    let by_default = parse(least, "least", &|_| None).unwrap().telemetry.otlp.unwrap();
+    let stated = full.telemetry.otlp.clone().unwrap();
+    let Export { endpoint, headers, ca, .. } = stated.clone();
+    assert_eq!(stated, Export { endpoint, headers, ca, ..by_default });
+    assert_eq!(Telemetry { otlp: None, ..full.telemetry }, minimal.telemetry);
 }
 
 #[test]

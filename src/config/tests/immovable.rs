@@ -79,6 +79,8 @@ fn what_cannot_change_is_told() {
     check("runtime", "telemetry: { requests: off }\nruntime", &["telemetry.requests"]);
     check("runtime", "telemetry: { labels: { callers_max: 1 } }\nruntime", &["telemetry.labels"]);
     check("runtime", "telemetry: { labels: { tools_max: 1 } }\nruntime", &["telemetry.labels"]);
+    let otlp = "telemetry: { otlp: { endpoint: http://a:4318, sample: 0.5 } }\nruntime";
+    check("runtime", otlp, &["telemetry.otlp"]);
     check(
         "runtime",
         "sessions: { idle: 1m }\nservers: { b: { endpoints: [http://b/] }, everything: { endpoints: [] , discovery: { dns: http://c/ } } }\nruntime",

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::credential_keys::CREDENTIALS;
+use super::export_keys::EXPORT;
 use super::federation_keys::FEDERATION;
 use super::identity_keys::IDENTITY;
 use super::policy_keys::POLICY;
@@ -438,6 +439,7 @@ fn every_key_does_what_it_says() {
         SESSIONS,
         CATALOG,
         SHARED,
+        EXPORT,
         SERVERS,
         CREDENTIALS,
         ROUTES_AND_IDENTITY,

@@ -20,6 +20,7 @@ use crate::proxy::identity_headers::{subject, told};
 use crate::proxy::renaming::HELD_BYTES_MAX;
 use crate::proxy::response_body_filter::BodyWatch;
 use crate::proxy::response_filter::UpstreamHead;
+use crate::proxy::trace::Trace;
 use crate::proxy::upstream_request_filter::Outgoing;
 use crate::sessions::Place;
 use crate::telemetry::Reason;
@@ -221,6 +222,7 @@ impl Scene<'_> {
             body_bytes: body.len(),
             credential: credential.as_ref(),
             told: told(pool, caller),
+            trace: ctx.trace.as_ref().map(Trace::onward),
         };
         let in_flight = endpoint.enter_stream();
         let mut exchange = self.connect(pool, endpoint, Connect::Any).await?;

@@ -1,6 +1,7 @@
 //! What tests share: the gateway as a process, a server that records, clients that are not polite.
 
 pub(crate) mod client;
+pub(crate) mod collector;
 pub(crate) mod gateway;
 pub(crate) mod http2;
 pub(crate) mod idp;
