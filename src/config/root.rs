@@ -1,5 +1,6 @@
 //! The whole file: its sections brought together, and the rules between them.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,6 +11,7 @@ use super::audit::AuditText;
 use super::catalog::{Catalog, CatalogText};
 use super::identity::{self, IdentityText, IncludedIdentityText};
 use super::include::{self, IncludedText, RegisteredText};
+use super::kubernetes::{Kubernetes, KubernetesText};
 use super::limits::{self, LimitText};
 use super::links::{Completeness, ServerNames};
 use super::listeners::{Listener, ListenerText};
@@ -57,6 +59,8 @@ shape! {
         optional servers: Entries<ServerText>,
         /// The public paths and what answers them.
         optional routes: Vec<Field<RouteText>>,
+        /// How Kubernetes is asked for endpoints and servers; the gateway must be built with the feature `kubernetes`.
+        optional kubernetes: KubernetesText,
         /// Who may call.
         optional identity: IdentityText,
         /// What callers may do.
@@ -77,6 +81,8 @@ pub(super) struct Files<'f> {
     pub(super) main: Option<&'f Path>,
     /// What was registered while the gateway ran.
     pub(super) registered: Option<&'f Path>,
+    /// What was discovered while it ran, in the same form.
+    pub(super) discovered: Option<&'f str>,
 }
 
 /// Makes settings of one source and what it includes, or tells everything that is wrong.
@@ -132,6 +138,7 @@ impl RootText {
             catalog,
             servers,
             routes,
+            kubernetes,
             identity,
             limits,
             policy,
@@ -153,14 +160,24 @@ impl RootText {
         let mut all = Merged::new(servers, routes, included, registered);
         // The main file's come first, as everywhere.
         all.policies.splice(0..0, policy.value());
-        let names = all.names();
-        all.note_nothing(start, reading);
-        let catalog = catalog.value().map_or_else(Catalog::default, CatalogText::check);
-        let servers = servers::check(all.servers, &registration, &catalog.servers, reading);
         let public_urls = match identity::needs_public_urls(&identity) {
             true => PublicUrls::Needed,
             false => PublicUrls::Optional,
         };
+        let kubernetes = match kubernetes.value() {
+            Some(kubernetes) => kubernetes.check(public_urls, reading),
+            None => Kubernetes::default(),
+        };
+        if kubernetes.services.is_none() {
+            all.note_nothing(start, reading);
+        }
+        let discovered =
+            files.discovered.map_or(Field::Absent, |text| include::read_discovered(text, reading));
+        let shadowed = all.add_discovered(discovered);
+        let names = all.names();
+        let catalog = catalog.value().map_or_else(Catalog::default, CatalogText::check);
+        let around = (&registration, &kubernetes.cluster);
+        let servers = servers::check(all.servers, around, &catalog.servers, reading);
         let routes = routes::check(all.routes, &names, public_urls, reading);
         let problems_before = reading.problems.len();
         let is_faulty = matches!(identity, Field::Faulty);
@@ -185,6 +202,8 @@ impl RootText {
             catalog,
             servers,
             routes,
+            shadowed,
+            kubernetes,
             audit: audit.value().map(|audit| audit.check(runtime.streams_max, reading)),
             runtime,
             telemetry: telemetry.value().map_or_else(Telemetry::default, TelemetryText::check),
@@ -239,6 +258,34 @@ impl Merged {
             Field::Faulty => merged.completeness = Completeness::Partial,
         }
         merged
+    }
+
+    /// Adds what was discovered, but nothing that has a name, a path or a public URL that is there
+    /// already: whoever writes the configuration decides. Tells the names of servers it left out.
+    fn add_discovered(&mut self, discovered: Field<RegisteredText>) -> Vec<String> {
+        let Field::Given(At { value: RegisteredText { servers, routes }, .. }) = discovered else {
+            return Vec::new();
+        };
+        let names: BTreeSet<String> =
+            self.servers.0.iter().map(|(name, _)| name.value.clone()).collect();
+        let known: Vec<&RouteText> = self.routes.iter().filter_map(Field::as_value).collect();
+        let routes = routes.value().into_iter().flatten();
+        let (own, clashing): (Vec<_>, Vec<_>) = routes.partition(|route| {
+            let is_new = |route: &RouteText| !known.iter().any(|known| known.clashes(route));
+            route.as_value().is_none_or(is_new)
+        });
+        let of = |route: &Field<RouteText>| route.as_value()?.server_name().map(str::to_owned);
+        let without_route: BTreeSet<String> = clashing.iter().filter_map(of).collect();
+        let servers = servers.value().into_iter().flat_map(|servers| servers.0);
+        let (left_out, taken): (Vec<_>, Vec<_>) = servers.partition(|(name, _)| {
+            names.contains(&name.value) || without_route.contains(&name.value)
+        });
+        let left_out: Vec<String> = left_out.into_iter().map(|(name, _)| name.value).collect();
+        self.servers.0.extend(taken);
+        let is_served =
+            |route: &Field<RouteText>| of(route).is_none_or(|name| !left_out.contains(&name));
+        self.routes.extend(own.into_iter().filter(is_served));
+        left_out
     }
 
     fn names(&self) -> ServerNames {

@@ -11,6 +11,7 @@ use super::credentials::{Credentials, CredentialsText, IdentityHeaders};
 use super::definitions::{Definitions, DefinitionsText};
 use super::discovery::{Discovery, DiscoveryText};
 use super::endpoints::{self, Endpoint, EndpointText};
+use super::kubernetes::Cluster;
 use super::links::note_duplicates;
 use super::place::Place;
 use super::reading::{Fault, Reading};
@@ -168,7 +169,7 @@ impl Scalar for Protocol {
 /// Checks the servers of all files.
 pub(super) fn check(
     entries: Entries<ServerText>,
-    registration: &Registration,
+    (registration, cluster): (&Registration, &Cluster),
     catalog: &ServerCatalog,
     reading: &mut Reading<'_>,
 ) -> Vec<Server> {
@@ -180,7 +181,7 @@ pub(super) fn check(
     let names = entries.0.iter().map(|(name, _)| (name.place, name.value.as_str()));
     note_duplicates(names, "a server of this name is already defined", reading);
     let server = |(name, text): (At<String>, Field<ServerText>)| {
-        text.value()?.check(name, registration, catalog, reading)
+        text.value()?.check(name, (registration, cluster), catalog, reading)
     };
     entries.0.into_iter().filter_map(server).collect()
 }
@@ -189,7 +190,7 @@ impl ServerText {
     fn check(
         self,
         name: At<String>,
-        registration: &Registration,
+        (registration, cluster): (&Registration, &Cluster),
         all: &ServerCatalog,
         reading: &mut Reading<'_>,
     ) -> Option<Server> {
@@ -216,8 +217,9 @@ impl ServerText {
             note_no_endpoints(&name, &endpoints, registration, reading);
         }
         let endpoints = endpoints::check_all(endpoints.or(Vec::new()), reading);
-        let discovery =
-            discovery.given().and_then(|discovery| discovery.value.check(discovery.head, reading));
+        let discovery = discovery
+            .given()
+            .and_then(|discovery| discovery.value.check(discovery.head, cluster, reading));
         let credentials = credentials.given().and_then(|text| text.value.check(text.head, reading));
         let balance =
             balance.value().map_or_else(Balance::default, |balance| balance.check(reading));

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::credential_keys::CREDENTIALS;
 use super::federation_keys::FEDERATION;
 use super::identity_keys::IDENTITY;
+use super::kubernetes_keys::KUBERNETES;
 use super::policy_keys::POLICY;
 use super::server_keys::SERVERS;
 use super::shared_keys::SHARED;
@@ -424,6 +425,7 @@ fn every_key_does_what_it_says() {
         CATALOG,
         SHARED,
         SERVERS,
+        KUBERNETES,
         CREDENTIALS,
         ROUTES_AND_IDENTITY,
         IDENTITY,
