@@ -5,8 +5,8 @@
 FROM --platform=$BUILDPLATFORM rust:1.95-bookworm AS build
 ARG BUILDARCH
 ARG TARGETARCH
-# Features of Cargo.toml to add.
-ARG FEATURES=
+# Features of Cargo.toml.
+ARG FEATURES=kubernetes
 WORKDIR /src
 # The compiler for the other architecture only where one is built. jemalloc must know the largest page of the machines it will run
 # on, which on arm64 is 64 KiB.

@@ -3,7 +3,7 @@
 # Format, clippy with warnings as errors, docs.
 check:
     cargo fmt --check
-    cargo clippy --all-targets -- -D warnings
+    cargo clippy --all-targets --features kubernetes -- -D warnings
     cargo clippy --no-default-features -- -D warnings
     RUSTDOCFLAGS="-D warnings" cargo doc --no-deps
 

@@ -91,6 +91,34 @@ pub fn check(settings: &Settings) -> Result<(), Problems> {
     }
 }
 
+/// The same, and that this program has everything the settings ask for.
+fn check_to_run(settings: &Settings) -> Result<(), Problems> {
+    check(settings)?;
+    let problems = match cfg!(feature = "kubernetes") {
+        true => Vec::new(),
+        false => of_kubernetes(settings),
+    };
+    match problems.is_empty() {
+        true => Ok(()),
+        false => Err(Problems::new(Arc::clone(&settings.sources), problems)),
+    }
+}
+
+/// What of the settings cannot be had without the feature.
+fn of_kubernetes(settings: &Settings) -> Vec<Problem> {
+    let is_pods = |server: &&config::Server| {
+        matches!(server.discovery, Some(config::Discovery::Kubernetes(_)))
+    };
+    let servers = settings.servers.iter().filter(is_pods).map(|server| server.place);
+    let services = settings.kubernetes.services.iter().map(|services| services.place);
+    let problem = |place| {
+        Problem::new(place, "this gateway was built without the feature `kubernetes`").hint(
+            "build it with --features kubernetes, as the image is, or find endpoints by `dns`",
+        )
+    };
+    servers.chain(services).map(problem).collect()
+}
+
 /// Runs the gateway until a signal stops it. `companions` start with it. With the `file` that the
 /// settings came from they can change meanwhile.
 pub fn run(
@@ -99,7 +127,7 @@ pub fn run(
     companions: Vec<Box<dyn ServiceWithDependents>>,
     start: Start,
 ) -> Result<(), Failure> {
-    check(settings).map_err(Failure::Settings)?;
+    check_to_run(settings).map_err(Failure::Settings)?;
     let lifecycle = Lifecycle::new();
     let shared = Arc::new(share(settings, &lifecycle)?);
     fetch_keys(&shared)?;
@@ -122,8 +150,12 @@ pub fn run(
     if start == Start::Afresh {
         list_first(settings, &shared)?;
     }
-    let reload = file.map(|file| Reload::new(file, settings, Arc::clone(&shared), check));
+    let reload = file.map(|file| Reload::new(file, settings, Arc::clone(&shared), check_to_run));
     let reload = reload.transpose()?.map(Arc::new);
+    #[cfg(feature = "kubernetes")]
+    if let Some(reload) = &reload {
+        reload.discover_now();
+    }
     let inherited = reload.as_deref().filter(|_| start == Start::Upgrade);
     if let Some(reload) = inherited {
         reload.take_over();
@@ -397,5 +429,29 @@ impl ShutdownSignalWatch for Refusing {
     async fn recv(&self) -> ShutdownSignal {
         self.0.refusing().await;
         ShutdownSignal::GracefulTerminate
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{config, of_kubernetes};
+
+    #[test]
+    fn what_needs_the_feature_is_told_where_it_stands() {
+        let yaml = "listen: 127.0.0.1:1
+servers:
+  a: { endpoints: [http://a/] }
+  b: { discovery: { kubernetes: { service: mcp/b } } }
+routes: [{ path: /, server: a }]
+kubernetes: { api: https://k8s, services: { namespaces: [team] } }
+";
+        let settings = config::parse(yaml, "test", &|_| None).expect("good settings");
+        let lines: Vec<u32> =
+            of_kubernetes(&settings).iter().map(|problem| problem.place.line()).collect();
+        assert_eq!(lines, [4, 6]);
+        let without = yaml.replace("kubernetes: { service: mcp/b }", "dns: http://b/");
+        let without = without.replace(", services: { namespaces: [team] }", "");
+        let settings = config::parse(&without, "test", &|_| None).expect("good settings");
+        assert!(of_kubernetes(&settings).is_empty(), "where it is asked for nothing");
     }
 }

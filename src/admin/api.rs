@@ -51,6 +51,8 @@ pub(super) enum Resource {
     /// What is configured.
     Config,
     Routes,
+    /// The services of Kubernetes that want to be servers.
+    Services,
     Servers,
     Server(String),
     Endpoint(String, String),
@@ -91,6 +93,7 @@ impl Resource {
             ["revocations"] => Some(Self::Revocations),
             ["revocations", digest] => Some(Self::Revocation(own(digest))),
             ["routes"] => Some(Self::Routes),
+            ["services"] => Some(Self::Services),
             ["servers"] => Some(Self::Servers),
             ["servers", name] => Some(Self::Server(own(name))),
             ["servers", name, "endpoints", id] => Some(Self::Endpoint(own(name), own(id))),
@@ -109,7 +112,7 @@ impl Resource {
     fn allow(&self) -> &'static str {
         match self {
             Self::Live | Self::Config => "GET",
-            Self::Routes | Self::Servers | Self::Revocations => "GET",
+            Self::Routes | Self::Servers | Self::Services | Self::Revocations => "GET",
             Self::Revocation(_) => "PUT, DELETE",
             Self::Server(_) => "GET, PUT, DELETE",
             Self::Endpoint(..) => "PUT, DELETE",
@@ -126,7 +129,7 @@ impl Resource {
             Self::Endpoint(server, _) | Self::Drain(server, _) | Self::Undrain(server, _) => {
                 Needs::Register(server)
             }
-            Self::Live | Self::Config | Self::Routes => Needs::Operate,
+            Self::Live | Self::Config | Self::Routes | Self::Services => Needs::Operate,
             Self::Servers | Self::Server(_) | Self::Reload => Needs::Operate,
             Self::Revocations | Self::Revocation(_) => Needs::Operate,
             // Who registers a server must not say that its changes are good.
@@ -182,6 +185,10 @@ impl Api {
                 let snapshot = self.reload.shared().snapshot();
                 let routes: Vec<Value> = snapshot.routes.all().map(view::route).collect();
                 Ok(Answer::ok(json!({ "routes": routes })))
+            }
+            Resource::Services => {
+                let services = self.reload.discovered().shown(&self.reload.settings());
+                Ok(Answer::ok(json!({ "services": services })))
             }
             Resource::Servers => Ok(Answer::ok(json!({ "servers": self.list() }))),
             Resource::Approve(server, tool) => self.approve(asked, (server, tool), body),
@@ -299,11 +306,11 @@ impl Api {
 
     /// A server as the API shows it, and its entity tag.
     pub(super) fn view(&self, pool: &Pool) -> (Value, String) {
-        let registered = self.reload.registrations().servers().contains(pool.name());
         let settings = self.reload.settings();
+        let origin = self.reload.origin(pool.name(), &settings);
         let offer = self.offer(pool);
         let (sightings, now) = (&self.sightings, SystemTime::now());
-        view::server(pool, &settings, &offer, registered.into(), sightings, now)
+        view::server(pool, &settings, &offer, origin, sightings, now)
     }
 
     fn offer(&self, pool: &Pool) -> Arc<Offer> {

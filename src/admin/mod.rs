@@ -4,6 +4,9 @@ mod probes;
 mod difference;
 mod registrations;
 mod handover;
+#[cfg(feature = "kubernetes")]
+mod services;
+mod discovered;
 mod reload;
 mod answer;
 mod tokens;

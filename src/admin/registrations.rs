@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::config::{self, Problems, Settings};
+use crate::config::{self, Beside, Problems, Settings};
 use crate::upstream::{Fleet, Registered, Source, now_ms};
 
 /// The registered servers and their routes: JSON is YAML, so the configuration reads it like its own.
@@ -55,7 +55,11 @@ pub fn load(
     let settings = config::load(path, environment)?;
     let registered = settings.state_dir.join(SERVERS);
     match registered.exists() {
-        true => config::load_with(path, environment, Some(&registered)),
+        true => config::load_with(
+            path,
+            environment,
+            Beside { registered: Some(&registered), ..Beside::default() },
+        ),
         false => Ok(settings),
     }
 }

@@ -9,11 +9,13 @@ use arc_swap::ArcSwap;
 use parking_lot::{Mutex, MutexGuard};
 
 use super::difference::Difference;
+use super::discovered::Discovered;
 use super::handover::Bequest;
 use super::registrations::{Registrations, Servers};
 use super::revocations::RevocationFile;
+use super::view::Origin;
 use crate::audit::{Event, Record};
-use crate::config::{self, Marks, Problems, Settings, Watch};
+use crate::config::{self, Beside, Marks, Problems, Settings, Watch};
 use crate::identity::KeyState;
 use crate::lifecycle::Belongings;
 use crate::proxy::Shared;
@@ -27,6 +29,7 @@ pub struct Reload {
     shared: Arc<Shared>,
     settings: ArcSwap<Settings>,
     registrations: Registrations,
+    discovered: Discovered,
     revocations: RevocationFile,
     bequest: Bequest,
     watch: Mutex<Watch>,
@@ -49,6 +52,8 @@ pub enum Trigger {
     Operator,
     /// The process before may have changed it since this one read it.
     Upgrade,
+    /// Servers were discovered, or went away.
+    Discovery,
 }
 
 /// What reading the configuration again has led to.
@@ -81,6 +86,7 @@ impl Trigger {
             Self::Files => "a file changed",
             Self::Operator => "admin",
             Self::Upgrade => "upgrade",
+            Self::Discovery => "services of Kubernetes",
         }
     }
 }
@@ -105,12 +111,14 @@ impl Reload {
             shared.install(Snapshot::new(settings, shared.lasting())?);
         }
         shared.metrics().configured(settings.sources.digest(), SystemTime::now());
+        let discovered = Discovered::new(shared.metrics());
         let reload = Self {
             path: path.to_path_buf(),
             check,
             shared,
             settings: ArcSwap::from_pointee(settings.clone()),
             registrations,
+            discovered,
             revocations,
             bequest: Bequest::new(&settings.state_dir),
             watch: Mutex::default(),
@@ -136,6 +144,26 @@ impl Reload {
 
     pub(super) fn registrations(&self) -> &Registrations {
         &self.registrations
+    }
+
+    /// The servers that were discovered.
+    pub(super) fn discovered(&self) -> &Discovered {
+        &self.discovered
+    }
+
+    /// Who says that this server is there.
+    pub(super) fn origin(&self, server: &str, settings: &Settings) -> Origin {
+        match server {
+            _ if self.registrations.servers().contains(server) => Origin::Registered,
+            _ if self.discovered.has(server, settings) => Origin::Discovered,
+            _ => Origin::Configured,
+        }
+    }
+
+    /// Takes the servers that can be found in a moment, before the gateway listens.
+    #[cfg(feature = "kubernetes")]
+    pub fn discover_now(&self) {
+        self.discovered.look_now(self);
     }
 
     /// What goes over to a successor.
@@ -192,7 +220,9 @@ impl Reload {
                 tracing::info!(why, "configuration reloaded: {}", changes.join("; "));
                 "installed"
             }
-            Ok(Reloaded::Unchanged) if matches!(trigger, Trigger::Files | Trigger::Upgrade) => {
+            Ok(Reloaded::Unchanged)
+                if matches!(trigger, Trigger::Files | Trigger::Upgrade | Trigger::Discovery) =>
+            {
                 "unchanged"
             }
             Ok(Reloaded::Unchanged) => {
@@ -281,7 +311,20 @@ impl Reload {
     fn read(&self, turn: &mut Turn<'_>, registered: &Path) -> Result<Settings, Fault> {
         let before = turn.0.marks();
         let environment = |name: &str| std::env::var(name).ok();
-        let loaded = config::load_with(&self.path, &environment, Some(registered));
+        let discovered = self.discovered.text();
+        let beside = Beside { registered: Some(registered), discovered: discovered.as_deref() };
+        let loaded = config::load_with(&self.path, &environment, beside).or_else(|problems| {
+            // What was discovered must not keep what was written from taking effect.
+            let alone = Beside { discovered: None, ..beside };
+            let settings = discovered
+                .as_ref()
+                .and_then(|_| config::load_with(&self.path, &environment, alone).ok());
+            settings.ok_or(problems).inspect(|_| {
+                tracing::error!(
+                    "the configuration is good only without the services of Kubernetes"
+                );
+            })
+        });
         let current = self.settings.load();
         let sources = match &loaded {
             Ok(settings) => &*settings.sources,

@@ -20,7 +20,7 @@ impl Api {
         let servers = self.reload().registrations().servers();
         let before = self.pool(name).ok();
         if before.is_some() && !servers.contains(name) {
-            return Err(Denial::conflict("the configuration defines this server"));
+            return Err(Denial::conflict("the configuration or a discovery defines this server"));
         }
         check_tag(asked, self.tag(name))?;
         let status = if before.is_some() { StatusCode::OK } else { StatusCode::CREATED };
@@ -36,7 +36,7 @@ impl Api {
         let servers = self.reload().registrations().servers();
         self.pool(name)?;
         if !servers.contains(name) {
-            return Err(Denial::conflict("the configuration defines this server"));
+            return Err(Denial::conflict("the configuration or a discovery defines this server"));
         }
         check_tag(asked, self.tag(name))?;
         self.install(&mut turn, asked, name, servers.without(name))?;

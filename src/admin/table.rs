@@ -105,7 +105,11 @@ fn heading(server: &Value) -> String {
         owner if owner.is_empty() => String::new(),
         owner => format!("  owner {owner}"),
     };
-    let registered = if server["source"] == "registered" { "  registered" } else { "" };
+    let registered = match server["source"].as_str() {
+        Some("registered") => "  registered",
+        Some("discovered") => "  discovered",
+        _ => "",
+    };
     let offers = match shown(&server["catalog"]["state"]).as_str() {
         "known" => format!("  tools {}", shown(&server["catalog"]["tools"])),
         state @ "stale" => format!("  tools {} ({state})", shown(&server["catalog"]["tools"])),

@@ -84,6 +84,8 @@ fn look(api: &Api) {
     if api.reload().is_due() {
         reload(api, Trigger::Files);
     }
+    #[cfg(feature = "kubernetes")]
+    api.reload().discovered().follow(api.reload());
     api.take_note();
 }
 

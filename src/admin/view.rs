@@ -18,12 +18,7 @@ use crate::upstream::{Member, Pool, Source, now_ms};
 pub(super) enum Origin {
     Configured,
     Registered,
-}
-
-impl From<bool> for Origin {
-    fn from(is_registered: bool) -> Self {
-        if is_registered { Self::Registered } else { Self::Configured }
-    }
+    Discovered,
 }
 
 /// A server in JSON, and its entity tag: that of its members, weights, sources, drains and settings,
@@ -73,6 +68,7 @@ pub(super) fn server(
         "source": match origin {
             Origin::Configured => "configured",
             Origin::Registered => "registered",
+            Origin::Discovered => "discovered",
         },
         "routes": routes,
         "on_endpoint_loss": match of.on_endpoint_loss {

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::endpoints::{Endpoint, EndpointText, check_all};
+use super::kubernetes::{Cluster, Pods, PodsText};
 use super::place::{Place, SourceId};
 use super::problem::Problems;
 use super::reading::Reading;
@@ -18,15 +19,19 @@ pub enum Discovery {
     Dns(Endpoint),
     /// Every entry of this file, which [`endpoints_file`] reads, is an endpoint; the file exists.
     File(PathBuf),
+    /// Every pod of this service is an endpoint.
+    Kubernetes(Box<Pods>),
 }
 
 shape! {
-    /// Where further endpoints are found; one of the two.
+    /// Where further endpoints are found; one of the three.
     DiscoveryText {
         /// A URL: every address of its host is an endpoint.
         optional dns: Url,
         /// A file that is watched: YAML, a list of the same form as `endpoints`, relative to this file.
         optional file: PathBuf,
+        /// A service of Kubernetes: every pod of it that is ready is an endpoint.
+        optional kubernetes: PodsText,
     }
 }
 
@@ -73,24 +78,39 @@ fn read(source: SourceId, reading: &mut Reading<'_>) -> Option<Vec<Field<Endpoin
 }
 
 impl DiscoveryText {
-    pub(super) fn check(self, head: Place, reading: &mut Reading<'_>) -> Option<Discovery> {
-        match (self.dns, self.file) {
-            (Field::Absent, Field::Absent) => {
+    pub(super) fn check(
+        self,
+        head: Place,
+        cluster: &Cluster,
+        reading: &mut Reading<'_>,
+    ) -> Option<Discovery> {
+        let Self { dns, file, kubernetes } = self;
+        let written = [dns.written(), file.written(), kubernetes.written()];
+        if written.iter().flatten().count() > 1 {
+            let second = written.into_iter().flatten().max()?;
+            reading.problem(
+                second,
+                "endpoints are found in one way, and here are several",
+                "keep one of `dns`, `file` and `kubernetes`",
+            );
+            return None;
+        }
+        match (dns, file, kubernetes) {
+            (Field::Absent, Field::Absent, Field::Absent) => {
                 reading.problem(
                     head,
                     "nothing says where endpoints are found",
-                    "write `dns: URL` or `file: PATH`",
+                    "write `dns: URL`, `file: PATH` or `kubernetes: { service: NAMESPACE/NAME }`",
                 );
                 None
             }
-            (Field::Given(_), Field::Given(file)) => {
-                reading.problem(file.head, "`dns` and `file` are both given", "remove one of them");
-                None
-            }
-            (Field::Given(dns), _) => dns_name(dns, reading).map(Discovery::Dns),
-            (_, file) => {
-                let At { place, head: _, value } = file.given()?;
+            (Field::Given(dns), _, _) => dns_name(dns, reading).map(Discovery::Dns),
+            (_, Field::Given(At { place, head: _, value }), _) => {
                 Some(Discovery::File(reading.existing_file(place, &value)))
+            }
+            (_, _, kubernetes) => {
+                let pods = kubernetes.value()?.check(cluster)?;
+                Some(Discovery::Kubernetes(Box::new(pods)))
             }
         }
     }

@@ -16,6 +16,9 @@ use super::tree::compose;
 /// More files than teams ever have are a pattern that caught a wrong directory.
 const FILES_MAX: usize = 1000;
 
+/// What is shown in place of a file's name for what was discovered.
+const DISCOVERED: &str = "services of Kubernetes";
+
 shape! {
     /// An included file: what a team owns.
     IncludedText {
@@ -46,6 +49,12 @@ pub(super) fn read_registered(path: &Path, reading: &mut Reading<'_>) -> Field<R
         return Field::Absent;
     }
     read(path, None, reading)
+}
+
+/// Reads what was discovered, which the gateway itself has written down.
+pub(super) fn read_discovered(text: &str, reading: &mut Reading<'_>) -> Field<RegisteredText> {
+    let source = reading.texts.add(DISCOVERED.to_owned(), PathBuf::new(), text);
+    compose(source, reading).map_or(Field::Faulty, |root| Field::read(&root, reading))
 }
 
 /// Reads every file that the patterns name, each once, in the order of patterns and names.

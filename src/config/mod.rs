@@ -20,6 +20,7 @@ mod runtime;
 mod sessions;
 mod shared;
 mod endpoints;
+mod kubernetes;
 mod discovery;
 mod balance;
 mod resilience;
@@ -71,6 +72,7 @@ pub use federation::{
 };
 pub use identity::{Anonymous, ApiKey, Identity};
 pub use include::wildcard_matches;
+pub use kubernetes::{Cluster, Kubernetes, Pods, Port, Services, Watched};
 pub use limits::{Allowance, Cost, KeyPart, Limit, Rate};
 pub use listeners::{Listener, ListenerLimits, ProxyProtocol};
 pub use patterns::{CallerClause, CallerPattern, METHODS, NamePattern};
@@ -119,6 +121,10 @@ pub struct Settings {
     pub servers: Vec<Server>,
     /// The public paths, in the order of the files; at least one.
     pub routes: Vec<Route>,
+    /// Servers that were discovered and left out: the configuration has their name or their path.
+    pub shadowed: Vec<String>,
+    /// How Kubernetes is asked for endpoints and servers.
+    pub kubernetes: Kubernetes,
     /// Who may call.
     pub identity: Identity,
     /// What callers may do.
@@ -141,23 +147,33 @@ pub fn load(
     path: &Path,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Settings, Problems> {
-    load_with(path, environment, None)
+    load_with(path, environment, Beside::default())
 }
 
-/// The same, with the file of what was registered while the gateway ran: its servers and routes come last.
-///
-/// It need not exist. Its server and path names must be new, as those of an included file.
+/// What came to be while the gateway ran.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Beside<'b> {
+    /// The file of servers and routes that were registered. It need not exist. Its server and path names
+    /// must be new, as those of an included file.
+    pub registered: Option<&'b Path>,
+    /// A text of the same form with what was discovered. Whatever clashes is left out.
+    pub discovered: Option<&'b str>,
+}
+
+/// The same, with what came to be while the gateway ran: its servers and routes come last.
 ///
 /// # Errors
 /// Every problem found, never only the first.
 pub fn load_with(
     path: &Path,
     environment: &dyn Fn(&str) -> Option<String>,
-    registered: Option<&Path>,
+    beside: Beside<'_>,
 ) -> Result<Settings, Problems> {
     let mut reading = Reading::new(environment);
+    let Beside { registered, discovered } = beside;
+    let files = Files { main: Some(path), registered, discovered };
     match reading.open(path, None) {
-        Some(source) => root::settings(source, &Files { main: Some(path), registered }, reading),
+        Some(source) => root::settings(source, &files, reading),
         None => Err(Problems::new(Arc::new(reading.texts.into_sources()), reading.problems)),
     }
 }

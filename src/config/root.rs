@@ -1,5 +1,6 @@
 //! The whole file: its sections brought together, and the rules between them.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,8 +9,9 @@ use super::Settings;
 use super::admin::{AdminText, HealthListenerText, Registration};
 use super::audit::AuditText;
 use super::catalog::{Catalog, CatalogText};
-use super::identity::{self, IdentityText, IncludedIdentityText};
+use super::identity::{self, Identity, IdentityText, IncludedIdentityText};
 use super::include::{self, IncludedText, RegisteredText};
+use super::kubernetes::{Kubernetes, KubernetesText};
 use super::limits::{self, LimitText};
 use super::links::{Completeness, ServerNames};
 use super::listeners::{Listener, ListenerText};
@@ -57,6 +59,8 @@ shape! {
         optional servers: Entries<ServerText>,
         /// The public paths and what answers them.
         optional routes: Vec<Field<RouteText>>,
+        /// How Kubernetes is asked for endpoints and servers; the gateway must be built with the feature `kubernetes`.
+        optional kubernetes: KubernetesText,
         /// Who may call.
         optional identity: IdentityText,
         /// What callers may do.
@@ -77,6 +81,14 @@ pub(super) struct Files<'f> {
     pub(super) main: Option<&'f Path>,
     /// What was registered while the gateway ran.
     pub(super) registered: Option<&'f Path>,
+    /// What was discovered while it ran, in the same form.
+    pub(super) discovered: Option<&'f str>,
+}
+
+impl Files<'_> {
+    fn discovered(&self, reading: &mut Reading<'_>) -> Field<RegisteredText> {
+        self.discovered.map_or(Field::Absent, |text| include::read_discovered(text, reading))
+    }
 }
 
 /// Makes settings of one source and what it includes, or tells everything that is wrong.
@@ -132,65 +144,80 @@ impl RootText {
             catalog,
             servers,
             routes,
+            kubernetes,
             identity,
             limits,
             policy,
             audit,
             telemetry,
         } = self;
+        let runtime = runtime.value().map_or_else(Runtime::default, RuntimeText::check);
         let start = Place::start(source);
         let (sessions, shared) = check_sessions(sessions, shared, reading);
-        let listeners = check_listeners(start, listen, listeners, reading);
-        let health = health.value().and_then(HealthListenerText::check);
         let registration = Registration::new(&admin);
-        let admin = admin.value().and_then(|admin| admin.check(reading));
-        let others = [health.as_ref(), admin.as_ref().map(|(listen, _)| listen)];
-        note_shared_addresses(&listeners, others, reading);
-        let included = include::read_all(files.main, include, reading);
-        let registered = files
-            .registered
-            .map_or(Field::Absent, |registered| include::read_registered(registered, reading));
-        let mut all = Merged::new(servers, routes, included, registered);
+        let health = health.value().and_then(HealthListenerText::check);
+        let (listen_admin, admin) = admin.value().and_then(|admin| admin.check(reading)).unzip();
+        let others = [health.as_ref(), listen_admin.as_ref()];
+        let listeners = check_listeners(start, (listen, listeners), others, reading);
+        let mut all = Merged::read(servers, routes, include, files, reading);
         // The main file's come first, as everywhere.
         all.policies.splice(0..0, policy.value());
-        let names = all.names();
-        all.note_nothing(start, reading);
-        let catalog = catalog.value().map_or_else(Catalog::default, CatalogText::check);
-        let servers = servers::check(all.servers, &registration, &catalog.servers, reading);
         let public_urls = match identity::needs_public_urls(&identity) {
             true => PublicUrls::Needed,
             false => PublicUrls::Optional,
         };
+        let kubernetes = kubernetes
+            .value()
+            .map_or_else(Kubernetes::default, |kubernetes| kubernetes.check(public_urls, reading));
+        all.note_nothing(&kubernetes, start, reading);
+        let shadowed = all.add_discovered(files.discovered(reading));
+        let names = all.names();
+        let catalog = catalog.value().map_or_else(Catalog::default, CatalogText::check);
+        let around = (&registration, &kubernetes.cluster);
+        let servers = servers::check(all.servers, around, &catalog.servers, reading);
         let routes = routes::check(all.routes, &names, public_urls, reading);
-        let problems_before = reading.problems.len();
-        let is_faulty = matches!(identity, Field::Faulty);
-        let identity = identity::check(identity.value(), all.identities, &listeners, reading);
-        let callers = match is_faulty || reading.problems.len() > problems_before {
-            true => Completeness::Partial,
-            false => all.completeness,
-        };
+        let own = (identity, all.completeness);
+        let (identity, callers) = check_identity(own, all.identities, &listeners, reading);
         let around = Surroundings { servers: &names, identity: &identity, callers };
         let policy = policy::check(all.policies, &around, reading);
-        let runtime = runtime.value().map_or_else(Runtime::default, RuntimeText::check);
         Some(Settings {
             identity,
             policy,
             limits: limits::check(limits.or(Vec::new()), &names, reading),
             listeners,
             health: health.map(|health| health.value),
-            admin: admin.map(|(_, admin)| admin),
+            admin,
             state_dir: state_dir.or(PathBuf::from(STATE_DIR)),
             sessions,
             shared,
             catalog,
             servers,
             routes,
+            shadowed,
+            kubernetes,
             audit: audit.value().map(|audit| audit.check(runtime.streams_max, reading)),
             runtime,
             telemetry: telemetry::check(telemetry.value(), reading),
             sources: Arc::default(),
         })
     }
+}
+
+/// Who may call, and whether that is all of them.
+fn check_identity(
+    (own, completeness): (Field<IdentityText>, Completeness),
+    included: Vec<IncludedIdentityText>,
+    listeners: &[Listener],
+    reading: &mut Reading<'_>,
+) -> (Identity, Completeness) {
+    let problems_before = reading.problems.len();
+    let is_faulty = matches!(own, Field::Faulty);
+    let identity = identity::check(own.value(), included, listeners, reading);
+    let callers = match is_faulty || reading.problems.len() > problems_before {
+        true => Completeness::Partial,
+        false => completeness,
+    };
+    (identity, callers)
 }
 
 /// What several files may define together.
@@ -203,6 +230,20 @@ struct Merged {
 }
 
 impl Merged {
+    fn read(
+        servers: Field<Entries<ServerText>>,
+        routes: Field<Vec<Field<RouteText>>>,
+        include: Field<Vec<Field<String>>>,
+        files: &Files<'_>,
+        reading: &mut Reading<'_>,
+    ) -> Self {
+        let included = include::read_all(files.main, include, reading);
+        let registered = files
+            .registered
+            .map_or(Field::Absent, |registered| include::read_registered(registered, reading));
+        Self::new(servers, routes, included, registered)
+    }
+
     fn new(
         servers: Field<Entries<ServerText>>,
         routes: Field<Vec<Field<RouteText>>>,
@@ -241,14 +282,43 @@ impl Merged {
         merged
     }
 
+    /// Adds what was discovered, but nothing that has a name, a path or a public URL that is there
+    /// already: whoever writes the configuration decides. Tells the names of servers it left out.
+    fn add_discovered(&mut self, discovered: Field<RegisteredText>) -> Vec<String> {
+        let Field::Given(At { value: RegisteredText { servers, routes }, .. }) = discovered else {
+            return Vec::new();
+        };
+        let names: BTreeSet<String> =
+            self.servers.0.iter().map(|(name, _)| name.value.clone()).collect();
+        let known: Vec<&RouteText> = self.routes.iter().filter_map(Field::as_value).collect();
+        let routes = routes.value().into_iter().flatten();
+        let (own, clashing): (Vec<_>, Vec<_>) = routes.partition(|route| {
+            let is_new = |route: &RouteText| !known.iter().any(|known| known.clashes(route));
+            route.as_value().is_none_or(is_new)
+        });
+        let of = |route: &Field<RouteText>| route.as_value()?.server_name().map(str::to_owned);
+        let without_route: BTreeSet<String> = clashing.iter().filter_map(of).collect();
+        let servers = servers.value().into_iter().flat_map(|servers| servers.0);
+        let (left_out, taken): (Vec<_>, Vec<_>) = servers.partition(|(name, _)| {
+            names.contains(&name.value) || without_route.contains(&name.value)
+        });
+        let left_out: Vec<String> = left_out.into_iter().map(|(name, _)| name.value).collect();
+        self.servers.0.extend(taken);
+        let is_served =
+            |route: &Field<RouteText>| of(route).is_none_or(|name| !left_out.contains(&name));
+        self.routes.extend(own.into_iter().filter(is_served));
+        left_out
+    }
+
     fn names(&self) -> ServerNames {
         let names = self.servers.0.iter().map(|(name, _)| name.value.clone()).collect();
         ServerNames::new(names, self.completeness)
     }
 
     /// A gateway without any server or route could answer nothing.
-    fn note_nothing(&self, start: Place, reading: &mut Reading<'_>) {
-        if self.completeness == Completeness::Partial {
+    fn note_nothing(&self, kubernetes: &Kubernetes, start: Place, reading: &mut Reading<'_>) {
+        // Servers may come later.
+        if self.completeness == Completeness::Partial || kubernetes.services.is_some() {
             return;
         }
         if self.servers.0.is_empty() {
@@ -289,8 +359,8 @@ fn check_sessions(
 
 fn check_listeners(
     start: Place,
-    listen: Field<SocketAddr>,
-    listeners: Field<Vec<Field<ListenerText>>>,
+    (listen, listeners): (Field<SocketAddr>, Field<Vec<Field<ListenerText>>>),
+    others: [Option<&At<SocketAddr>>; 2],
     reading: &mut Reading<'_>,
 ) -> Vec<Listener> {
     match (&listen, &listeners) {
@@ -316,6 +386,7 @@ fn check_listeners(
     let texts = listeners.or(Vec::new()).into_iter().filter_map(Field::value);
     let mut checked: Vec<Listener> = texts.filter_map(|text| text.check(reading)).collect();
     checked.extend(listen.given().map(|listen| Listener::at(&listen)));
+    note_shared_addresses(&checked, others, reading);
     checked
 }
 

@@ -170,6 +170,19 @@ pub(super) fn check(
 }
 
 impl RouteText {
+    /// Whether both cannot be routes of one gateway.
+    pub(super) fn clashes(&self, other: &Self) -> bool {
+        let path = |text: &Self| text.path.as_value().map(|path| path.0.clone());
+        let url = |text: &Self| text.public_url.as_value().map(|url| url.0.clone());
+        (path(self).is_some() && path(self) == path(other))
+            || (url(self).is_some() && url(self) == url(other))
+    }
+
+    /// The one server that answers it.
+    pub(super) fn server_name(&self) -> Option<&str> {
+        self.server.as_value().map(String::as_str)
+    }
+
     fn check(self, servers: &ServerNames, reading: &mut Reading<'_>) -> Option<Route> {
         let Self {
             path,

@@ -12,6 +12,7 @@ use super::credentials::{Credentials, CredentialsText, IdentityHeaders};
 use super::definitions::{Definitions, DefinitionsText};
 use super::discovery::{Discovery, DiscoveryText};
 use super::endpoints::{self, Endpoint, EndpointText};
+use super::kubernetes::Cluster;
 use super::links::note_duplicates;
 use super::pem::PemFile;
 use super::place::Place;
@@ -175,7 +176,7 @@ impl Scalar for Protocol {
 /// Checks the servers of all files.
 pub(super) fn check(
     entries: Entries<ServerText>,
-    registration: &Registration,
+    (registration, cluster): (&Registration, &Cluster),
     catalog: &ServerCatalog,
     reading: &mut Reading<'_>,
 ) -> Vec<Server> {
@@ -187,7 +188,7 @@ pub(super) fn check(
     let names = entries.0.iter().map(|(name, _)| (name.place, name.value.as_str()));
     note_duplicates(names, "a server of this name is already defined", reading);
     let server = |(name, text): (At<String>, Field<ServerText>)| {
-        text.value()?.check(name, registration, catalog, reading)
+        text.value()?.check(name, (registration, cluster), catalog, reading)
     };
     entries.0.into_iter().filter_map(server).collect()
 }
@@ -196,7 +197,7 @@ impl ServerText {
     fn check(
         self,
         name: At<String>,
-        registration: &Registration,
+        (registration, cluster): (&Registration, &Cluster),
         all: &ServerCatalog,
         reading: &mut Reading<'_>,
     ) -> Option<Server> {
@@ -224,8 +225,9 @@ impl ServerText {
             note_no_endpoints(&name, &endpoints, registration, reading);
         }
         let endpoints = endpoints::check_all(endpoints.or(Vec::new()), reading);
-        let discovery =
-            discovery.given().and_then(|discovery| discovery.value.check(discovery.head, reading));
+        let discovery = discovery
+            .given()
+            .and_then(|discovery| discovery.value.check(discovery.head, cluster, reading));
         let ca = ca.given().and_then(|file| {
             note_no_tls(file.head, &endpoints, discovery.as_ref(), reading);
             PemFile::read(&file, reading)

@@ -109,6 +109,15 @@ impl<T> Field<T> {
         self.value().unwrap_or(default)
     }
 
+    pub(super) fn as_value(&self) -> Option<&T> {
+        self.as_given().map(|at| &at.value)
+    }
+
+    /// Where its key is, if it was read.
+    pub(super) fn written(&self) -> Option<Place> {
+        self.as_given().map(|at| at.head)
+    }
+
     pub(super) fn as_given(&self) -> Option<&At<T>> {
         match self {
             Self::Given(at) => Some(at),

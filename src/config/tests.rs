@@ -15,6 +15,7 @@ mod files;
 mod identity_keys;
 mod immovable;
 mod keys;
+mod kubernetes_keys;
 mod policy_keys;
 mod server_keys;
 mod shared_keys;

@@ -98,7 +98,14 @@ impl PlaceLeases {
         let _asks = Asks::new(places);
         let deadline = Instant::now() + self.store.wait();
         let gate = tokio::time::timeout_at(deadline, places.gate.acquire()).await;
-        let Ok(Ok(_gate)) = gate else { return };
+        let Ok(Ok(_gate)) = gate else {
+            // Whoever asks for all has no answer by now either, and may not have noticed yet.
+            if slot.counts().0 >= places.here() && !places.is_refused() {
+                self.fallbacks.inc();
+                self.alone(slot, places);
+            }
+            return;
+        };
         let (in_flight, waiting) = slot.counts();
         if waiting == 0 && in_flight < places.here() || places.is_refused() {
             return;

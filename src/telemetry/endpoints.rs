@@ -71,7 +71,7 @@ impl EndpointMetrics {
             discovery_failing: gauges(
                 registry,
                 "toolgate_discovery_failing",
-                "1 while a host name or a file of endpoints gives no answer and its last good one is kept.",
+                "1 while a host name, a file of endpoints or the API server of Kubernetes gives no answer and its last good one is kept.",
                 &["server", "source"],
             ),
         }

@@ -134,7 +134,7 @@ pub fn start_diagnostics() {
         // probes and lookups find is reported by `upstream`.
         tracing_subscriber::EnvFilter::new(
             "info,pingora_proxy=off,pingora_core=warn,pingora_load_balancing=off,\
-             hickory_net=error,hickory_resolver=error,rmcp=warn",
+             hickory_net=error,hickory_resolver=error,kube_client=off,kube_runtime=off,rmcp=warn",
         )
     });
     // Colours are for eyes: in a file or a collector they are noise.

@@ -37,6 +37,8 @@ pub struct Discovery {
     /// The last good answer for each server whose endpoints are discovered.
     found: HashMap<String, Vec<Found>>,
     lookups: JoinSet<(Sought, Result<Addresses, String>)>,
+    #[cfg(feature = "kubernetes")]
+    watches: super::kubernetes::Watches,
 }
 
 /// What a name is looked up for.
@@ -90,6 +92,8 @@ impl Discovery {
             files: HashMap::new(),
             found: HashMap::new(),
             lookups: JoinSet::new(),
+            #[cfg(feature = "kubernetes")]
+            watches: super::kubernetes::Watches::default(),
         }
     }
 
@@ -118,6 +122,8 @@ impl Discovery {
                 name.known = list;
             }
         }
+        #[cfg(feature = "kubernetes")]
+        self.watches.look_now(&pools, &mut self.found, &self.metrics, now_ms);
         self.settle(fleet, &pools, now_ms);
     }
 
@@ -136,6 +142,8 @@ impl Discovery {
             let found = file.look(server, &self.metrics);
             self.found.extend(found.map(|found| (server.clone(), found)));
         }
+        #[cfg(feature = "kubernetes")]
+        self.watches.tick(&pools, &mut self.found, &self.metrics, now_ms);
         self.settle(fleet, &pools, now_ms);
         self.ask(&pools, now_ms);
     }
@@ -154,7 +162,7 @@ impl Discovery {
                 Some(config::Discovery::File(path)) => {
                     files.insert(pool.name().to_owned(), path.clone());
                 }
-                None => {}
+                Some(config::Discovery::Kubernetes(_)) | None => {}
             }
             for endpoint in pool.members().endpoints() {
                 if let Some((host, _)) = endpoint.name() {
@@ -238,14 +246,16 @@ impl Discovery {
                     if let Some(config::Discovery::Dns(template)) = &pool.settings().discovery
                         && !name.known.is_empty()
                     {
-                        let found = name.known.iter().map(|ip| found_at(template, *ip));
+                        let found =
+                            name.known.iter().map(|ip| found_at(template, *ip, Source::Dns));
                         self.found.insert(server.clone(), found.collect());
                     }
                 }
             }
         }
         self.found.retain(|server, _| pools.iter().any(|pool| pool.name() == server));
-        for pool in pools {
+        // What is being taken out keeps what it has.
+        for pool in pools.iter().filter(|pool| !pool.is_leaving()) {
             let found = match (self.found.get(pool.name()), &pool.settings().discovery) {
                 (Some(found), Some(_)) => found.as_slice(),
                 // Nothing is known yet: what another discovery found before stays until then.
@@ -262,6 +272,8 @@ impl Discovery {
                 }
             }
         }
+        #[cfg(feature = "kubernetes")]
+        self.watches.drain(fleet, now_ms);
     }
 
     /// Looks up what is due.
@@ -326,7 +338,7 @@ fn move_to_one_of(endpoint: &Endpoint, known: &[IpAddr]) {
 
 /// The endpoint at one address of the name in `template`. It is spoken to by that name: in `Host`,
 /// and in TLS.
-fn found_at(template: &config::Endpoint, ip: IpAddr) -> Found {
+pub(super) fn found_at(template: &config::Endpoint, ip: IpAddr, source: Source) -> Found {
     let address = SocketAddr::new(ip, template.port);
     let authority = match ip {
         _ if template.port != template.scheme.default_port() => address.to_string(),
@@ -335,7 +347,7 @@ fn found_at(template: &config::Endpoint, ip: IpAddr) -> Found {
     };
     let url = format!("{}://{authority}{}", template.scheme.as_str(), template.path);
     let endpoint = config::Endpoint { url, ..template.clone() };
-    Found { endpoint, address: Address::Given(address), source: Source::Dns }
+    Found { endpoint, address: Address::Given(address), source }
 }
 
 /// Whether a pool has what was found, and nothing that was found before.
@@ -350,7 +362,8 @@ fn holds(pool: &Pool, found: &[Found]) -> bool {
         })
     };
     let urls: HashSet<&str> = found.iter().map(|found| found.endpoint.url.as_str()).collect();
-    let is_found = |source: Source| matches!(source, Source::Dns | Source::File);
+    let is_found =
+        |source: Source| matches!(source, Source::Dns | Source::File | Source::Kubernetes);
     found.iter().all(is_there)
         && members.iter().all(|(url, member)| !is_found(member.source) || urls.contains(url))
 }

@@ -298,6 +298,31 @@ impl Fleet {
         })
     }
 
+    /// Takes a whole server out: nothing new begins there, and what is open may stay until the deadline.
+    #[cfg(feature = "kubernetes")]
+    pub fn leave(&self, server: &str, deadline_ms: u64) {
+        let Some(pool) = self.pool(server) else { return };
+        if let Some(server) = self.servers.lock().get(server) {
+            server.life.retire(Membership::Left);
+        }
+        for endpoint in pool.members().endpoints() {
+            endpoint.standing().drain(deadline_ms);
+        }
+        pool.ring_bell();
+    }
+
+    /// Takes a server that was being taken out back in.
+    #[cfg(feature = "kubernetes")]
+    pub fn stay(&self, server: &str, now_ms: u64) {
+        let Some(pool) = self.pool(server) else { return };
+        if let Some(server) = self.servers.lock().get(server) {
+            server.life.retire(Membership::Stays);
+        }
+        for endpoint in pool.members().endpoints() {
+            endpoint.standing().undrain(now_ms);
+        }
+    }
+
     /// Wakes the streams of servers where the deadline of a drain has passed in this time.
     pub fn wake_drained(&self, since_ms: u64, now_ms: u64) {
         let is_due = |member: &Member| {

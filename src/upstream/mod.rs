@@ -9,6 +9,8 @@ mod credentials;
 mod pool;
 mod fleet;
 mod resolve;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
 mod discovery;
 mod probe;
 mod probe_mcp;
@@ -22,6 +24,8 @@ pub use discovery::Discovery;
 pub use endpoint::{Address, Endpoint, id_of};
 pub use fleet::{Change, Fleet, Found, Registered};
 pub use health::Probing;
+#[cfg(feature = "kubernetes")]
+pub use kubernetes::{Service, Services};
 pub use pool::{Ejected, Loss, Member, Members, Pool, SessionHabit, Source};
 pub use probe::{Asked, Connectors, Fault as AskFault, Opened, Question};
 pub use resolve::resolve_now;

@@ -1,13 +1,15 @@
 //! All endpoints of one server under one configuration, and the choice among them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use tokio::sync::watch;
 
 use super::retry_budget::RetryBudget;
+#[cfg(feature = "kubernetes")]
+use super::standing::Membership;
 use super::standing::{Fault, State};
 use super::{Chooser, Credentials, Endpoint, Otherwise, Wanted};
 use crate::config::{self, Balance, HashKey, Timeouts, wildcard_matches};
@@ -47,6 +49,8 @@ pub enum Source {
     Dns,
     /// The file of `discovery.file`.
     File,
+    /// The service of `discovery.kubernetes`.
+    Kubernetes,
     /// Whoever registered it, until the lease ends.
     Leased {
         /// When it ends unless it is renewed.
@@ -63,6 +67,7 @@ impl Source {
             Self::Configured => "configured",
             Self::Dns => "dns",
             Self::File => "file",
+            Self::Kubernetes => "kubernetes",
             Self::Leased { .. } | Self::Permanent => "registered",
         }
     }
@@ -72,6 +77,8 @@ impl Source {
 pub(super) struct Life {
     session_habit: AtomicU8,
     retry_budget: RetryBudget,
+    /// Whether the whole server is being taken out: what is open finishes, and nothing new begins.
+    leaving: AtomicBool,
     /// Rung when streams should look whether their endpoint still is theirs.
     bell: watch::Sender<u64>,
     /// How often what clients can see of the server has changed.
@@ -136,9 +143,19 @@ impl Life {
         Self {
             session_habit: AtomicU8::new(SessionHabit::Unknown as u8),
             retry_budget: RetryBudget::new(),
+            leaving: AtomicBool::new(false),
             bell: watch::Sender::new(0),
             changes: AtomicU32::new(0),
         }
+    }
+
+    pub(super) fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Relaxed)
+    }
+
+    #[cfg(feature = "kubernetes")]
+    pub(super) fn retire(&self, retired: Membership) {
+        self.leaving.store(retired == Membership::Left, Ordering::Relaxed);
     }
 
     pub(super) fn ring_bell(&self) {
@@ -228,6 +245,9 @@ impl Pool {
     /// An endpoint for what is not tied to one, none of those tried. When hardly any is in order,
     /// distrust is no help and is forgotten: that is the panic mode.
     pub fn choose(&self, wanted: &Wanted<'_>) -> Option<Arc<Endpoint>> {
+        if self.is_leaving() {
+            return None;
+        }
         let members = self.members.load();
         let endpoints = members.endpoints();
         let is_untried =
@@ -249,6 +269,11 @@ impl Pool {
             Otherwise::Nothing => chosen,
         };
         chosen.map(Arc::clone)
+    }
+
+    /// Whether the whole server is being taken out.
+    pub(super) fn is_leaving(&self) -> bool {
+        self.life.is_leaving()
     }
 
     /// Why a session must leave its endpoint; `None` while it may stay.

@@ -20,6 +20,8 @@ mod discovery;
 mod federation;
 mod health;
 mod identity;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
 mod limits;
 mod listeners;
 mod merging;

@@ -74,7 +74,7 @@ listen: 127.0.0.1:8080
     (
         "42: x\n",
         &[
-            "1:1 the key `42` is unknown (known here: include, listen, listeners, health, admin, runtime, state_dir, sessions, shared, catalog, servers, routes, identity, policy, limits, audit, telemetry)",
+            "1:1 the key `42` is unknown (known here: include, listen, listeners, health, admin, runtime, state_dir, sessions, shared, catalog, servers, routes, kubernetes, identity, policy, limits, audit, telemetry)",
         ],
     ),
 ];
@@ -141,7 +141,7 @@ const ENVIRONMENT_AND_YAML: &[Row] = &[
     (
         "<<: { threads: 2 }\n",
         &[
-            "1:1 the key `<<` is unknown (known here: include, listen, listeners, health, admin, runtime, state_dir, sessions, shared, catalog, servers, routes, identity, policy, limits, audit, telemetry)",
+            "1:1 the key `<<` is unknown (known here: include, listen, listeners, health, admin, runtime, state_dir, sessions, shared, catalog, servers, routes, kubernetes, identity, policy, limits, audit, telemetry)",
         ],
     ),
     (

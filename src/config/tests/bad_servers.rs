@@ -130,16 +130,18 @@ admin: { listen: 127.0.0.1:1, tokens: [{ role: operater }] }
   e: { discovery: { dns: a } }
   f: { discovery: endpoints.yaml }
   g: { discovery: { kubernetes: a/b } }
+  h: { discovery: { consul: a } }
 "#,
         &[
-            "2:17 nothing says where endpoints are found (write `dns: URL` or `file: PATH`)",
-            "3:37 `dns` and `file` are both given (remove one of them)",
+            "2:17 nothing says where endpoints are found (write `dns: URL`, `file: PATH` or `kubernetes: { service: NAMESPACE/NAME }`)",
+            "3:37 endpoints are found in one way, and here are several (keep one of `dns`, `file` and `kubernetes`)",
             "4:27 there is no file absent.yaml (paths are relative to the file that names them)",
             "5:26 this names an address, so there is nothing to look up (write it under `endpoints`)",
             "6:26 this is not an absolute URL (write it like http://10.0.0.1:8000/mcp)",
             "7:19 a map is expected here, this is text (a list is written [a, b], a map { key: value })",
-            "8:8 nothing says where endpoints are found (write `dns: URL` or `file: PATH`)",
-            "8:21 the key `kubernetes` is unknown (known here: dns, file)",
+            "8:33 a map is expected here, this is text (a list is written [a, b], a map { key: value })",
+            "9:8 nothing says where endpoints are found (write `dns: URL`, `file: PATH` or `kubernetes: { service: NAMESPACE/NAME }`)",
+            "9:21 the key `consul` is unknown (known here: dns, file, kubernetes)",
         ],
     ),
     (

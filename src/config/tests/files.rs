@@ -1,8 +1,10 @@
 //! Files: what is included, what is read beside the main file, and the bounds of all of them.
 
+use std::path::Path;
+
 use super::{completed, environment};
 use crate::config::tests::directory::TestDirectory;
-use crate::config::{Settings, endpoints_file, load, load_with, parse};
+use crate::config::{Beside, Settings, endpoints_file, load, load_with, parse};
 
 const MAIN: &str = "include: [teams/*.yaml]\n";
 const KEY: &str = "3a6eb0790f39ac87c94f3856b2dd2c5d110e6811602261a9a923d3bb23adc8b7";
@@ -113,13 +115,50 @@ fn files_of_keys_are_checked_like_lists_in_place() {
     );
 }
 
+fn registered_at(file: &Path) -> Beside<'_> {
+    Beside { registered: Some(file), discovered: None }
+}
+
+#[test]
+fn what_was_discovered_takes_nothing_from_the_configuration() {
+    let directory = TestDirectory::new();
+    let main = directory.write("gateway.yaml", &completed(""));
+    let discovered = r#"{
+        "servers": {
+            "everything": { "discovery": { "kubernetes": { "service": "b/taken-name" } } },
+            "a.path": { "discovery": { "kubernetes": { "service": "a/taken-path" } } },
+            "a.new": { "discovery": { "kubernetes": { "service": "a/new" } } }
+        },
+        "routes": [
+            { "path": "/services/b/everything", "server": "everything" },
+            { "path": "/mcp", "server": "a.path" },
+            { "path": "/services/a/new", "server": "a.new" }
+        ]
+    }"#;
+    let beside = Beside { registered: None, discovered: Some(discovered) };
+    let settings = load_with(&main, &environment, beside).unwrap();
+    let names: Vec<_> = settings.servers.iter().map(|server| server.name.as_str()).collect();
+    assert_eq!(names, ["everything", "a.new"]);
+    assert_eq!(settings.servers[0].endpoints.len(), 1, "its own");
+    let routes: Vec<_> =
+        settings.routes.iter().map(|route| (route.path.as_str(), route.servers()[0])).collect();
+    assert_eq!(routes, [("/mcp", 0), ("/services/a/new", 1)]);
+    let mut shadowed = settings.shadowed.clone();
+    shadowed.sort();
+    assert_eq!(shadowed, ["a.path", "everything"]);
+    let before = settings.sources.digest();
+    let nothing = load_with(&main, &environment, Beside::default()).unwrap();
+    assert_ne!(nothing.sources.digest(), before, "another one is another configuration");
+    assert!(nothing.shadowed.is_empty());
+}
+
 #[test]
 fn what_was_registered_comes_last() {
     let directory = TestDirectory::new();
     let main = directory.write("gateway.yaml", &completed(""));
     let registered = directory.path().join("registered.yaml");
     let names = || {
-        let settings = load_with(&main, &environment, Some(&registered));
+        let settings = load_with(&main, &environment, registered_at(&registered));
         settings
             .map(|settings| {
                 let names = settings.servers.into_iter().map(|server| server.name);
@@ -180,7 +219,7 @@ fn every_file_that_matters_is_told() {
     let check = |registered: &str, expected: &[&str]| {
         let registered = path.join(registered);
         let (Ok(sources) | Err(sources)) =
-            load_with(&path.join("gateway.yaml"), &environment, Some(&registered))
+            load_with(&path.join("gateway.yaml"), &environment, registered_at(&registered))
                 .map(|settings| settings.sources.as_ref().clone())
                 .map_err(|problems| problems.sources().clone());
         let files: Vec<_> = sources

@@ -7,6 +7,7 @@ use super::credential_keys::CREDENTIALS;
 use super::export_keys::EXPORT;
 use super::federation_keys::FEDERATION;
 use super::identity_keys::IDENTITY;
+use super::kubernetes_keys::KUBERNETES;
 use super::policy_keys::POLICY;
 use super::server_keys::SERVERS;
 use super::shared_keys::SHARED;
@@ -441,6 +442,7 @@ fn every_key_does_what_it_says() {
         SHARED,
         EXPORT,
         SERVERS,
+        KUBERNETES,
         CREDENTIALS,
         ROUTES_AND_IDENTITY,
         IDENTITY,

@@ -1,5 +1,7 @@
 //! What tests share: the gateway as a process, a server that records, clients that are not polite.
 
+#[cfg(feature = "kubernetes")]
+pub(crate) mod api_server;
 pub(crate) mod client;
 pub(crate) mod collector;
 pub(crate) mod gateway;
