@@ -30,7 +30,7 @@
 //! the phase's name.
 //!
 //! ```text
-//! edge                    the connection: its limits, PROXY protocol, HTTP/1 or HTTP/2; reads the raw
+//! edge                    the connection: its limits, PROXY protocol, TLS, HTTP/1 or HTTP/2; reads the raw
 //!                         head of an HTTP/1 request under one deadline and refuses   400 408 431 503
 //! new_ctx (context)       the snapshot is pinned: one request sees one configuration
 //! early_request_filter    time limits, and the client's address behind trusted proxies
@@ -38,6 +38,7 @@
 //!                           admit_address        how often this address may ask                  429
 //!                           reserve_record       a place in the record, for refusals too         503
 //!                           strict::check        a head that two readers could read differently  400
+//!                           check_certificate    one that was accepted and is not any more        421
 //!                           hosts                Host and Origin are on the lists            421 403
 //!                           find_metadata        what a route tells who has no token (RFC 9728)
 //!                           find_route           the path, byte for byte                         404

@@ -173,7 +173,7 @@ fn what_is_wrong_with_files_is_told() {
             "certificates: [{ certificate: a.crt, key: a.key }, { certificate: b.crt, key: b.key }, { certificate: nameless.crt, key: nameless.key }]",
         ),
         &[
-            "106 b.crt is for *.b.example, and so is a.crt",
+            "110 b.crt is for *.b.example, and so is a.crt",
             "146 nameless.crt names no host, so no client would be shown it",
         ],
     );

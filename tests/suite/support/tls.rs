@@ -182,6 +182,7 @@ pub(crate) fn shown(stream: &TlsStream<TcpStream>) -> Vec<u8> {
 
 impl Front {
     /// Speaks TLS with this certificate, and passes on what is in it.
+    #[expect(clippy::disallowed_methods, reason = "it ends with the runtime of its test")]
     pub(crate) async fn start(holder: &Holder, behind: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a socket");
         let address = listener.local_addr().expect("an address");
