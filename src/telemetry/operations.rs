@@ -13,13 +13,8 @@ const BUCKETS: &[f64] =
     &[0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0];
 const SERVER: &str = "mcp_server_operation_duration_seconds";
 const CLIENT: &str = "mcp_client_operation_duration_seconds";
-const LABELS: &[&str] = &[
-    "mcp_method_name",
-    "gen_ai_tool_name",
-    "gen_ai_operation_name",
-    "error_type",
-    "toolgate_server",
-];
+const LABELS: &[&str] =
+    &["mcp_method_name", "gen_ai_tool_name", "gen_ai_operation_name", "error_type", "server"];
 
 /// One operation, once it is over.
 #[derive(Clone, Copy, Debug)]
@@ -87,16 +82,23 @@ fn resolve(family: &HistogramVec, labels: Labels<'_>, operation: &Operation) -> 
     family.with_label_values(&[labels.method, labels.tool, execute, error, labels.server])
 }
 
-/// What the conventions call a metric or a label of the two; Prometheus has no dots in names.
+/// What the conventions call a metric, if it is theirs; Prometheus has no dots in names.
 pub(super) fn conventional(name: &str) -> Option<&'static str> {
-    Some(match name {
-        SERVER => "mcp.server.operation.duration",
-        CLIENT => "mcp.client.operation.duration",
+    match name {
+        SERVER => Some("mcp.server.operation.duration"),
+        CLIENT => Some("mcp.client.operation.duration"),
+        _ => None,
+    }
+}
+
+/// What they call a label of such a metric; servers are not known to them.
+pub(super) fn conventional_label(name: &str) -> &str {
+    match name {
         "mcp_method_name" => "mcp.method.name",
         "gen_ai_tool_name" => "gen_ai.tool.name",
         "gen_ai_operation_name" => "gen_ai.operation.name",
         "error_type" => "error.type",
-        "toolgate_server" => "toolgate.server",
-        _ => return None,
-    })
+        "server" => "toolgate.server",
+        name => name,
+    }
 }

@@ -1,9 +1,5 @@
 //! Where in which trace a request stands: W3C Trace Context, read strictly and written without an allocation.
 
-use std::borrow::Cow;
-
-use serde::Deserialize;
-
 /// Bytes of a `traceparent` of version 00.
 const TRACEPARENT_BYTES: usize = 55;
 /// A `tracestate` that is longer is not passed on (the recommendation asks for 512 at least).
@@ -73,28 +69,57 @@ impl SpanContext {
 impl Claimed {
     /// Reads a `_meta`, as it stands in a message. What is no trace context is no business of ours.
     pub fn read(meta: &str) -> Option<Self> {
-        #[derive(Deserialize)]
-        struct Keys<'a> {
-            #[serde(borrow)]
-            traceparent: Option<Borrowed<'a>>,
-            #[serde(borrow)]
-            tracestate: Option<Borrowed<'a>>,
-        }
-        // Within an `Option` only a type of its own borrows.
-        #[derive(Deserialize)]
-        struct Borrowed<'a>(#[serde(borrow)] Cow<'a, str>);
         // Most messages have none, and need not be read again.
         memchr::memmem::find(meta.as_bytes(), b"traceparent")?;
-        let Keys { traceparent, tracestate } = serde_json::from_str(meta).ok()?;
-        let parent = SpanContext::parse(&traceparent?.0)?;
-        let is_sendable = |Borrowed(state): &Borrowed<'_>| {
+        let parent = SpanContext::parse(text_of(meta, "traceparent")?)?;
+        let is_sendable = |state: &&str| {
             let is_visible = state.bytes().all(|byte| (0x20..0x7f).contains(&byte));
             is_visible && !state.is_empty() && state.len() <= TRACESTATE_BYTES_MAX
         };
         Some(Self {
             parent,
-            state: tracestate.filter(is_sendable).map(|Borrowed(state)| (&*state).into()),
+            state: text_of(meta, "tracestate").filter(is_sendable).map(Into::into),
         })
+    }
+}
+
+/// The text that stands once under this key of an object, which is JSON; without an escape, because
+/// nothing that is looked for here needs one. Nothing is allocated for it.
+fn text_of<'m>(object: &'m str, wanted: &str) -> Option<&'m str> {
+    let bytes = object.as_bytes();
+    let (mut at, mut depth, mut is_value) = (0, 0_usize, false);
+    let (mut key, mut found) = ("", None);
+    while let Some(byte) = bytes.get(at) {
+        match byte {
+            b'{' | b'[' => depth += 1,
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            b':' if depth == 1 => is_value = true,
+            b',' if depth == 1 => is_value = false,
+            b'"' => {
+                let end = text_end(bytes, at + 1)?;
+                let text = object.get(at + 1..end)?;
+                match (depth, is_value) {
+                    (1, false) => key = text,
+                    (1, true) if key == wanted && found.replace(text).is_some() => return None,
+                    _ => {}
+                }
+                at = end;
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    found.filter(|text| !text.contains('\\'))
+}
+
+/// Where the string that goes on at `at` has its last quote.
+fn text_end(bytes: &[u8], mut at: usize) -> Option<usize> {
+    loop {
+        at += memchr::memchr2(b'"', b'\\', bytes.get(at..)?)?;
+        if bytes[at] == b'"' {
+            return Some(at);
+        }
+        at += 2;
     }
 }
 
@@ -165,7 +190,7 @@ mod tests {
         for (meta, state) in [
             (r#"{"traceparent":"GOOD"}"#, None),
             (r#"{"traceparent":"GOOD","tracestate":"a=1","other":[{}]}"#, Some("a=1")),
-            (r#"{"trac\u0065parent":"GOOD","traceparent2":1}"#, None),
+            (r#"{"a\\":"\"","b":["x",{"traceparent":1}], "traceparent" : "GOOD" }"#, None),
             (r#"{"traceparent":"GOOD","tracestate":"a\n"}"#, None),
         ] {
             let claimed = read(meta);
@@ -181,6 +206,8 @@ mod tests {
             r#"{"traceparent":"garbage"}"#,
             r#"{"traceparent":"GOOD","traceparent":"GOOD"}"#,
             r#"{"nested":{"traceparent":"GOOD"}}"#,
+            r#"{"a":"traceparent","b":"GOOD"}"#,
+            r#"{"trac\u0065parent":"GOOD","traceparent2":1}"#,
             "[\"traceparent\"]",
         ] {
             assert_eq!(read(none), None, "{none}");

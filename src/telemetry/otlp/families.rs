@@ -6,7 +6,7 @@ use prometheus::proto::{LabelPair, Metric, MetricFamily, MetricType};
 
 use super::span::nanoseconds;
 use super::wire::{self, Value};
-use crate::telemetry::operations::conventional;
+use crate::telemetry::operations::{conventional, conventional_label};
 
 /// Counts since the process began.
 const CUMULATIVE: u64 = 2;
@@ -29,9 +29,9 @@ pub(super) fn write(
 
 fn write_family(out: &mut Vec<u8>, family: &MetricFamily, times: (u64, u64)) {
     let name = family.name();
-    let (name, unit) = match conventional(name) {
-        Some(conventional) => (conventional, "s"),
-        None => (name, unit(name)),
+    let (name, unit, called): (_, _, fn(&str) -> &str) = match conventional(name) {
+        Some(conventional) => (conventional, "s", conventional_label),
+        None => (name, unit(name), |label| label),
     };
     wire::text(out, 1, name);
     wire::text(out, 2, family.help());
@@ -47,7 +47,7 @@ fn write_family(out: &mut Vec<u8>, family: &MetricFamily, times: (u64, u64)) {
         }),
         MetricType::HISTOGRAM => wire::message(out, 9, |out| {
             for metric in metrics {
-                write_histogram(out, metric, times);
+                write_histogram(out, metric, times, called);
             }
             wire::number(out, 2, CUMULATIVE);
         }),
@@ -65,11 +65,16 @@ fn write_number(out: &mut Vec<u8>, metric: &Metric, (started, now): (u64, u64), 
         wire::fixed64(out, 2, started);
         wire::fixed64(out, 3, now);
         wire::double(out, 4, value);
-        write_labels(out, 7, metric.get_label());
+        write_labels(out, 7, metric.get_label(), |label| label);
     });
 }
 
-fn write_histogram(out: &mut Vec<u8>, metric: &Metric, (started, now): (u64, u64)) {
+fn write_histogram(
+    out: &mut Vec<u8>,
+    metric: &Metric,
+    (started, now): (u64, u64),
+    called: fn(&str) -> &str,
+) {
     let histogram = metric.get_histogram();
     let count = histogram.get_sample_count();
     // Prometheus has a bucket hold those before it too, and may or may not name the last one.
@@ -97,15 +102,13 @@ fn write_histogram(out: &mut Vec<u8>, metric: &Metric, (started, now): (u64, u64
                 out.extend_from_slice(&bound.to_le_bytes());
             }
         });
-        write_labels(out, 9, metric.get_label());
+        write_labels(out, 9, metric.get_label(), called);
     });
 }
 
-fn write_labels(out: &mut Vec<u8>, field: u32, labels: &[LabelPair]) {
+fn write_labels(out: &mut Vec<u8>, field: u32, labels: &[LabelPair], called: fn(&str) -> &str) {
     for label in labels {
-        let name = label.name();
-        let name = conventional(name).unwrap_or(name);
-        wire::attribute(out, field, name, Value::Text(label.value()));
+        wire::attribute(out, field, called(label.name()), Value::Text(label.value()));
     }
 }
 

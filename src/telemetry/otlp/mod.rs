@@ -22,8 +22,8 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use prometheus::IntCounter;
 use tokio::sync::watch;
 
-use super::Metrics;
 use crate::config;
+use crate::telemetry::Metrics;
 use exporter::Exporter;
 
 /// Requests whose spans may wait, and the bytes of those spans.

@@ -28,7 +28,10 @@ async fn what_is_left_is_sent_at_the_end() {
     let metrics = collector.metrics();
     let find = |name: &str| metrics.iter().find(|metric| metric.name == name).expect("a metric");
     let Some(Points::Sum(calls)) = &find("toolgate_requests_total").data else { panic!("a sum") };
-    let echo = calls.data_points.iter().find(|point| text(&point.attributes, "tool") == "echo");
+    let echo = calls.data_points.iter().find(|point| {
+        let says = |key| text(&point.attributes, key);
+        (says("tool"), says("outcome")) == ("echo".to_owned(), "ok".to_owned())
+    });
     let echo = echo.expect("the calls");
     let fifty = opentelemetry_proto::tonic::metrics::v1::number_data_point::Value::AsDouble(50.0);
     assert_eq!(echo.value, Some(fifty));
