@@ -85,6 +85,18 @@ pub(super) struct Files<'f> {
     pub(super) discovered: Option<&'f str>,
 }
 
+impl Files<'_> {
+    fn registered(&self, reading: &mut Reading<'_>) -> Field<RegisteredText> {
+        let registered = self.registered;
+        registered.map_or(Field::Absent, |file| include::read_registered(file, reading))
+    }
+
+    fn discovered(&self, reading: &mut Reading<'_>) -> Field<RegisteredText> {
+        let discovered = self.discovered;
+        discovered.map_or(Field::Absent, |text| include::read_discovered(text, reading))
+    }
+}
+
 /// Makes settings of one source and what it includes, or tells everything that is wrong.
 pub(super) fn settings(
     source: SourceId,
@@ -154,26 +166,12 @@ impl RootText {
         let others = [health.as_ref(), admin.as_ref().map(|(listen, _)| listen)];
         note_shared_addresses(&listeners, others, reading);
         let included = include::read_all(files.main, include, reading);
-        let registered = files
-            .registered
-            .map_or(Field::Absent, |registered| include::read_registered(registered, reading));
-        let mut all = Merged::new(servers, routes, included, registered);
-        // The main file's come first, as everywhere.
-        all.policies.splice(0..0, policy.value());
-        let public_urls = match identity::needs_public_urls(&identity) {
-            true => PublicUrls::Needed,
-            false => PublicUrls::Optional,
-        };
-        let kubernetes = match kubernetes.value() {
-            Some(kubernetes) => kubernetes.check(public_urls, reading),
-            None => Kubernetes::default(),
-        };
-        if kubernetes.services.is_none() {
-            all.note_nothing(start, reading);
-        }
-        let discovered =
-            files.discovered.map_or(Field::Absent, |text| include::read_discovered(text, reading));
-        let shadowed = all.add_discovered(discovered);
+        let own = (servers, routes, policy);
+        let mut all = Merged::new(own, included, files.registered(reading));
+        let public_urls = identity::public_urls(&identity);
+        let kubernetes = check_kubernetes(kubernetes, public_urls, reading);
+        all.note_nothing(start, &kubernetes, reading);
+        let shadowed = all.add_discovered(files.discovered(reading));
         let names = all.names();
         let catalog = catalog.value().map_or_else(Catalog::default, CatalogText::check);
         let around = (&registration, &kubernetes.cluster);
@@ -212,6 +210,9 @@ impl RootText {
     }
 }
 
+/// What the main file itself defines of what several may.
+type Own = (Field<Entries<ServerText>>, Field<Vec<Field<RouteText>>>, Field<PolicyText>);
+
 /// What several files may define together.
 struct Merged {
     servers: Entries<ServerText>,
@@ -222,9 +223,9 @@ struct Merged {
 }
 
 impl Merged {
+    /// The main file's come first, as everywhere.
     fn new(
-        servers: Field<Entries<ServerText>>,
-        routes: Field<Vec<Field<RouteText>>>,
+        (servers, routes, policy): Own,
         included: Vec<Field<IncludedText>>,
         registered: Field<RegisteredText>,
     ) -> Self {
@@ -232,7 +233,7 @@ impl Merged {
             servers: Entries(Vec::new()),
             routes: Vec::new(),
             identities: Vec::new(),
-            policies: Vec::new(),
+            policies: Vec::from_iter(policy.value()),
             completeness: Completeness::Whole,
         };
         merged.add(servers, routes);
@@ -293,9 +294,9 @@ impl Merged {
         ServerNames::new(names, self.completeness)
     }
 
-    /// A gateway without any server or route could answer nothing.
-    fn note_nothing(&self, start: Place, reading: &mut Reading<'_>) {
-        if self.completeness == Completeness::Partial {
+    /// A gateway without any server or route, now or later, could answer nothing.
+    fn note_nothing(&self, start: Place, kubernetes: &Kubernetes, reading: &mut Reading<'_>) {
+        if self.completeness == Completeness::Partial || kubernetes.services.is_some() {
             return;
         }
         if self.servers.0.is_empty() {
@@ -315,6 +316,15 @@ impl Merged {
         self.servers.0.extend(servers.value().into_iter().flat_map(|servers| servers.0));
         self.routes.extend(routes.value().into_iter().flatten());
     }
+}
+
+fn check_kubernetes(
+    kubernetes: Field<KubernetesText>,
+    public_urls: PublicUrls,
+    reading: &mut Reading<'_>,
+) -> Kubernetes {
+    let kubernetes = kubernetes.value().map(|kubernetes| kubernetes.check(public_urls, reading));
+    kubernetes.unwrap_or_default()
 }
 
 /// What is shared needs the keys of sessions, wherever in the file they stand.
