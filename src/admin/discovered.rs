@@ -26,7 +26,6 @@ struct State {
 }
 
 /// What became of one service.
-#[cfg_attr(not(feature = "kubernetes"), expect(dead_code, reason = "nothing discovers services"))]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Reported {
     pub(super) namespace: String,

@@ -9,6 +9,7 @@ use super::certificates::{Certificates, CertificatesText};
 use super::links::note_duplicates;
 use super::listeners::Listener;
 use super::reading::{Fault, Reading};
+use super::routes::PublicUrls;
 use super::scalars::{Digest, choice_schema, parse_choice};
 use super::shape::{At, Field, Scalar, Shape, shape};
 use super::tokens::{self, Introspection, IntrospectionText, Jwt, JwtText};
@@ -187,9 +188,12 @@ impl Scalar for Anonymous {
 }
 
 /// Whether some token is only for a route's own URL, so that every route must have one.
-pub(super) fn needs_public_urls(main: &Field<IdentityText>) -> bool {
-    let Some(At { value: text, .. }) = main.as_given() else { return false };
-    tokens::need_public_urls(&text.jwt, &text.introspection)
+pub(super) fn public_urls(main: &Field<IdentityText>) -> PublicUrls {
+    let is_needed = |text: &IdentityText| tokens::need_public_urls(&text.jwt, &text.introspection);
+    match main.as_value().is_some_and(is_needed) {
+        true => PublicUrls::Needed,
+        false => PublicUrls::Optional,
+    }
 }
 
 /// Checks the identity of the main file together with the keys of the included ones.

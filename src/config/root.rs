@@ -9,7 +9,7 @@ use super::Settings;
 use super::admin::{AdminText, HealthListenerText, Registration};
 use super::audit::AuditText;
 use super::catalog::{Catalog, CatalogText};
-use super::identity::{self, Identity, IdentityText, IncludedIdentityText};
+use super::identity::{self, IdentityText, IncludedIdentityText};
 use super::include::{self, IncludedText, RegisteredText};
 use super::kubernetes::{Kubernetes, KubernetesText};
 use super::limits::{self, LimitText};
@@ -86,8 +86,14 @@ pub(super) struct Files<'f> {
 }
 
 impl Files<'_> {
+    fn registered(&self, reading: &mut Reading<'_>) -> Field<RegisteredText> {
+        let registered = self.registered;
+        registered.map_or(Field::Absent, |file| include::read_registered(file, reading))
+    }
+
     fn discovered(&self, reading: &mut Reading<'_>) -> Field<RegisteredText> {
-        self.discovered.map_or(Field::Absent, |text| include::read_discovered(text, reading))
+        let discovered = self.discovered;
+        discovered.map_or(Field::Absent, |text| include::read_discovered(text, reading))
     }
 }
 
@@ -151,42 +157,43 @@ impl RootText {
             audit,
             telemetry,
         } = self;
-        let runtime = runtime.value().map_or_else(Runtime::default, RuntimeText::check);
         let start = Place::start(source);
         let (sessions, shared) = check_sessions(sessions, shared, reading);
-        let registration = Registration::new(&admin);
+        let listeners = check_listeners(start, listen, listeners, reading);
         let health = health.value().and_then(HealthListenerText::check);
-        let (listen_admin, admin) = admin.value().and_then(|admin| admin.check(reading)).unzip();
-        let others = [health.as_ref(), listen_admin.as_ref()];
-        let listeners = check_listeners(start, (listen, listeners), others, reading);
-        let mut all = Merged::read(servers, routes, include, files, reading);
-        // The main file's come first, as everywhere.
-        all.policies.splice(0..0, policy.value());
-        let public_urls = match identity::needs_public_urls(&identity) {
-            true => PublicUrls::Needed,
-            false => PublicUrls::Optional,
-        };
-        let kubernetes = kubernetes
-            .value()
-            .map_or_else(Kubernetes::default, |kubernetes| kubernetes.check(public_urls, reading));
-        all.note_nothing(&kubernetes, start, reading);
+        let registration = Registration::new(&admin);
+        let admin = admin.value().and_then(|admin| admin.check(reading));
+        let others = [health.as_ref(), admin.as_ref().map(|(listen, _)| listen)];
+        note_shared_addresses(&listeners, others, reading);
+        let included = include::read_all(files.main, include, reading);
+        let own = (servers, routes, policy);
+        let mut all = Merged::new(own, included, files.registered(reading));
+        let public_urls = identity::public_urls(&identity);
+        let kubernetes = check_kubernetes(kubernetes, public_urls, reading);
+        all.note_nothing(start, &kubernetes, reading);
         let shadowed = all.add_discovered(files.discovered(reading));
         let names = all.names();
         let catalog = catalog.value().map_or_else(Catalog::default, CatalogText::check);
         let around = (&registration, &kubernetes.cluster);
         let servers = servers::check(all.servers, around, &catalog.servers, reading);
         let routes = routes::check(all.routes, &names, public_urls, reading);
-        let own = (identity, all.completeness);
-        let (identity, callers) = check_identity(own, all.identities, &listeners, reading);
+        let problems_before = reading.problems.len();
+        let is_faulty = matches!(identity, Field::Faulty);
+        let identity = identity::check(identity.value(), all.identities, &listeners, reading);
+        let callers = match is_faulty || reading.problems.len() > problems_before {
+            true => Completeness::Partial,
+            false => all.completeness,
+        };
         let around = Surroundings { servers: &names, identity: &identity, callers };
         let policy = policy::check(all.policies, &around, reading);
+        let runtime = runtime.value().map_or_else(Runtime::default, RuntimeText::check);
         Some(Settings {
             identity,
             policy,
             limits: limits::check(limits.or(Vec::new()), &names, reading),
             listeners,
             health: health.map(|health| health.value),
-            admin,
+            admin: admin.map(|(_, admin)| admin),
             state_dir: state_dir.or(PathBuf::from(STATE_DIR)),
             sessions,
             shared,
@@ -203,22 +210,8 @@ impl RootText {
     }
 }
 
-/// Who may call, and whether that is all of them.
-fn check_identity(
-    (own, completeness): (Field<IdentityText>, Completeness),
-    included: Vec<IncludedIdentityText>,
-    listeners: &[Listener],
-    reading: &mut Reading<'_>,
-) -> (Identity, Completeness) {
-    let problems_before = reading.problems.len();
-    let is_faulty = matches!(own, Field::Faulty);
-    let identity = identity::check(own.value(), included, listeners, reading);
-    let callers = match is_faulty || reading.problems.len() > problems_before {
-        true => Completeness::Partial,
-        false => completeness,
-    };
-    (identity, callers)
-}
+/// What the main file itself defines of what several may.
+type Own = (Field<Entries<ServerText>>, Field<Vec<Field<RouteText>>>, Field<PolicyText>);
 
 /// What several files may define together.
 struct Merged {
@@ -230,23 +223,9 @@ struct Merged {
 }
 
 impl Merged {
-    fn read(
-        servers: Field<Entries<ServerText>>,
-        routes: Field<Vec<Field<RouteText>>>,
-        include: Field<Vec<Field<String>>>,
-        files: &Files<'_>,
-        reading: &mut Reading<'_>,
-    ) -> Self {
-        let included = include::read_all(files.main, include, reading);
-        let registered = files
-            .registered
-            .map_or(Field::Absent, |registered| include::read_registered(registered, reading));
-        Self::new(servers, routes, included, registered)
-    }
-
+    /// The main file's come first, as everywhere.
     fn new(
-        servers: Field<Entries<ServerText>>,
-        routes: Field<Vec<Field<RouteText>>>,
+        (servers, routes, policy): Own,
         included: Vec<Field<IncludedText>>,
         registered: Field<RegisteredText>,
     ) -> Self {
@@ -254,7 +233,7 @@ impl Merged {
             servers: Entries(Vec::new()),
             routes: Vec::new(),
             identities: Vec::new(),
-            policies: Vec::new(),
+            policies: Vec::from_iter(policy.value()),
             completeness: Completeness::Whole,
         };
         merged.add(servers, routes);
@@ -315,9 +294,8 @@ impl Merged {
         ServerNames::new(names, self.completeness)
     }
 
-    /// A gateway without any server or route could answer nothing.
-    fn note_nothing(&self, kubernetes: &Kubernetes, start: Place, reading: &mut Reading<'_>) {
-        // Servers may come later.
+    /// A gateway without any server or route, now or later, could answer nothing.
+    fn note_nothing(&self, start: Place, kubernetes: &Kubernetes, reading: &mut Reading<'_>) {
         if self.completeness == Completeness::Partial || kubernetes.services.is_some() {
             return;
         }
@@ -340,6 +318,15 @@ impl Merged {
     }
 }
 
+fn check_kubernetes(
+    kubernetes: Field<KubernetesText>,
+    public_urls: PublicUrls,
+    reading: &mut Reading<'_>,
+) -> Kubernetes {
+    let kubernetes = kubernetes.value().map(|kubernetes| kubernetes.check(public_urls, reading));
+    kubernetes.unwrap_or_default()
+}
+
 /// What is shared needs the keys of sessions, wherever in the file they stand.
 fn check_sessions(
     sessions: Field<SessionsText>,
@@ -359,8 +346,8 @@ fn check_sessions(
 
 fn check_listeners(
     start: Place,
-    (listen, listeners): (Field<SocketAddr>, Field<Vec<Field<ListenerText>>>),
-    others: [Option<&At<SocketAddr>>; 2],
+    listen: Field<SocketAddr>,
+    listeners: Field<Vec<Field<ListenerText>>>,
     reading: &mut Reading<'_>,
 ) -> Vec<Listener> {
     match (&listen, &listeners) {
@@ -386,7 +373,6 @@ fn check_listeners(
     let texts = listeners.or(Vec::new()).into_iter().filter_map(Field::value);
     let mut checked: Vec<Listener> = texts.filter_map(|text| text.check(reading)).collect();
     checked.extend(listen.given().map(|listen| Listener::at(&listen)));
-    note_shared_addresses(&checked, others, reading);
     checked
 }
 
