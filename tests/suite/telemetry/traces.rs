@@ -212,7 +212,10 @@ async fn whoever_begins_a_trace_decides_whether_it_is_kept() {
     ] {
         let (stage, collector) = stage(Upstream::mcp("one").await, sample, "").await;
         let call = Message::call(1, "echo").field("tracestate", "b=2");
-        let call = parent.map_or(call.clone(), |parent| call.field("traceparent", parent));
+        let call = match parent {
+            Some(parent) => call.field("traceparent", parent),
+            None => call,
+        };
         assert_eq!(stage.ask(&call).await.status, 200);
         let seen = stage.upstream.take().remove(0);
         let (trace, _, told) = parts(seen.field("traceparent").expect("a traceparent"));
