@@ -153,10 +153,22 @@ fn limits_are_the_defaults() {
 
 #[test]
 fn links_lead_somewhere() {
+    let sections: Vec<String> =
+        README.lines().filter(|line| line.starts_with('#')).map(section).collect();
     for link in README.split("](").skip(1).map(|rest| rest.split(')').next().unwrap()) {
-        let is_there = link.starts_with("https://") || Path::new(PACKAGE).join(link).exists();
+        let is_there = match link.strip_prefix('#') {
+            Some(link) => sections.iter().any(|section| section == link),
+            None => link.starts_with("https://") || Path::new(PACKAGE).join(link).exists(),
+        };
         assert!(is_there, "{link}");
     }
+}
+
+/// What links call the section with this heading.
+fn section(heading: &str) -> String {
+    let words = heading.trim_start_matches('#').trim().to_lowercase();
+    let kept = words.chars().filter(|letter| letter.is_alphanumeric() || " -".contains(*letter));
+    kept.map(|letter| if letter == ' ' { '-' } else { letter }).collect()
 }
 
 /// A process that ends with its test, also when that fails.
@@ -179,10 +191,32 @@ fn program() -> PathBuf {
 }
 
 fn check(name: &str, yaml: &str) {
-    let file = env::temp_dir().join(format!("toolgate-{name}-{}.yaml", std::process::id()));
+    let folder = env::temp_dir().join(format!("toolgate-{name}-{}", std::process::id()));
+    for (path, text) in files_for_tls() {
+        let path = folder.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+    let file = folder.join("toolgate.yaml");
     fs::write(&file, yaml).unwrap();
     check_file(&file);
-    fs::remove_file(file).unwrap();
+    fs::remove_dir_all(folder).unwrap();
+}
+
+/// What README names beside its configurations.
+fn files_for_tls() -> Vec<(&'static str, String)> {
+    let of_conf = |name| fs::read_to_string(Path::new(PACKAGE).join("conf").join(name)).unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let partners = rcgen::CertificateParams::new(vec!["partners.example.com".to_owned()]).unwrap();
+    vec![
+        ("tls/tls.crt", of_conf("localhost.crt")),
+        ("tls/tls.key", of_conf("localhost.key")),
+        ("tls/internal-ca.crt", of_conf("localhost.crt")),
+        ("partners/tls.crt", partners.self_signed(&key).unwrap().pem()),
+        ("partners/tls.key", key.serialize_pem()),
+        ("clients/ca.crt", of_conf("localhost.crt")),
+        ("clients/revoked.crl", of_conf("localhost.crl")),
+    ]
 }
 
 fn check_file(file: &Path) {
