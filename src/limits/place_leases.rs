@@ -8,7 +8,6 @@ use std::time::Duration;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use parking_lot::Mutex;
 use prometheus::IntCounter;
-use tokio::time::Instant;
 
 use super::places::{Due, LEASE_MS, Places};
 use super::slot::Slot;
@@ -96,16 +95,9 @@ impl PlaceLeases {
     pub(super) async fn ask(&self, slot: &Arc<Slot>, places: &Places) {
         // One asks for all who come meanwhile.
         let _asks = Asks::new(places);
-        let deadline = Instant::now() + self.store.wait();
-        let gate = tokio::time::timeout_at(deadline, places.gate.acquire()).await;
-        let Ok(Ok(_gate)) = gate else {
-            // Whoever asks for all has no answer by now either, and may not have noticed yet.
-            if slot.counts().0 >= places.here() && !places.is_refused() {
-                self.fallbacks.inc();
-                self.alone(slot, places);
-            }
-            return;
-        };
+        // Whoever asks now has an answer, or goes on without, before this is over.
+        let gate = tokio::time::timeout(2 * self.store.wait(), places.gate.acquire()).await;
+        let Ok(Ok(_gate)) = gate else { return };
         let (in_flight, waiting) = slot.counts();
         if waiting == 0 && in_flight < places.here() || places.is_refused() {
             return;
@@ -113,7 +105,7 @@ impl PlaceLeases {
         self.list(slot, places);
         let wanted = in_flight.saturating_add(waiting);
         let wanted = wanted.saturating_add(places.asking.load(Ordering::Relaxed));
-        if self.request(slot, places, wanted, deadline).await.is_err() {
+        if self.request(slot, places, wanted).await.is_err() {
             self.fallbacks.inc();
             self.alone(slot, places);
         }
@@ -144,8 +136,7 @@ impl PlaceLeases {
             let is_over = match due {
                 Due::Nothing => false,
                 Due::Want(wanted) => {
-                    let deadline = Instant::now() + self.store.wait();
-                    let asked = self.request(&slot, places, wanted, deadline).await;
+                    let asked = self.request(&slot, places, wanted).await;
                     if asked.is_err() && (waiting > 0 || !self.store.is_up()) {
                         self.alone(&slot, places);
                     }
@@ -179,13 +170,7 @@ impl PlaceLeases {
         }
     }
 
-    async fn request(
-        &self,
-        slot: &Arc<Slot>,
-        places: &Places,
-        wanted: u32,
-        deadline: Instant,
-    ) -> Result<(), Away> {
+    async fn request(&self, slot: &Arc<Slot>, places: &Places, wanted: u32) -> Result<(), Away> {
         let asked_ms = places.now_ms();
         let most = slot.in_flight_max;
         let wanted = wanted.min(most);
@@ -199,7 +184,7 @@ impl PlaceLeases {
             .with(running)
             .with(wanted)
             .with(LEASE_MS);
-        let allowed: i64 = self.store.ask_by(&ask, deadline).await?;
+        let allowed: i64 = self.store.ask(&ask).await?;
         let allowed =
             u32::try_from(allowed).ok().filter(|allowed| *allowed <= wanted).ok_or(Away)?;
         places.hold(allowed, asked_ms);

@@ -9,7 +9,6 @@ use futures::stream::{FuturesUnordered, StreamExt as _};
 use parking_lot::Mutex;
 use prometheus::IntCounter;
 use tokio::sync::Notify;
-use tokio::time::Instant;
 
 use super::gcra::Exhausted;
 use super::leased::{ASKING_MAX, Granted, LEASE_MAX, Leased, Word};
@@ -115,11 +114,11 @@ impl RateLeases {
 
     /// Asks the store, or goes by what others were told meanwhile.
     pub(super) async fn ask(&self, key: &Arc<Leased>, need: Need) -> Result<u64, Exhausted> {
-        let deadline = Instant::now() + self.store.wait();
+        let wait = self.store.wait();
         // Who may wait has a turn of its own, and the store gives them in order. Of others one asks
         // for all that come meanwhile.
         let asking = if need.wait_max_ns == 0 { ASKING_MAX } else { 1 };
-        let gate = tokio::time::timeout_at(deadline, key.gate.acquire_many(asking)).await;
+        let gate = tokio::time::timeout(wait, key.gate.acquire_many(asking)).await;
         let now_ns = self.clock.now_ns();
         let Ok(Ok(_gate)) = gate else { return self.take_alone(key, need, now_ns) };
         match key.take(need.calls, now_ns) {
@@ -130,7 +129,7 @@ impl RateLeases {
         }
         key.hand_over(now_ns);
         let ahead = if need.wait_max_ns == 0 { key.wanted(now_ns) } else { 0 };
-        let granted = self.request(key, need, need.calls.saturating_add(ahead), deadline).await;
+        let granted = self.request(key, need, need.calls.saturating_add(ahead)).await;
         let answered_ns = self.clock.now_ns();
         let Ok(granted) = granted else {
             key.unheard(answered_ns);
@@ -193,8 +192,7 @@ impl RateLeases {
             && self.store.is_up()
         {
             let none = Need { calls: 0, wait_max_ns: 0 };
-            let deadline = Instant::now() + self.store.wait();
-            match self.request(&key, none, want, deadline).await {
+            match self.request(&key, none, want).await {
                 Ok(granted) => {
                     key.fill(&granted, 0, now_ns, self.clock.now_ns());
                     self.list(&key);
@@ -240,13 +238,7 @@ impl RateLeases {
         key.take_alone(need.calls, need.wait_max_ns, self.store.replicas(), now_ns)
     }
 
-    async fn request(
-        &self,
-        key: &Leased,
-        need: Need,
-        want: u32,
-        deadline: Instant,
-    ) -> Result<Granted, Away> {
+    async fn request(&self, key: &Leased, need: Need, want: u32) -> Result<Granted, Away> {
         let want = want.min(LEASE_MAX).max(need.calls);
         let wait_max_us = need.wait_max_ns / 1000;
         let interval_us = format!("{}.{:03}", key.interval_ns / 1000, key.interval_ns % 1000);
@@ -258,7 +250,7 @@ impl RateLeases {
             .with(need.calls)
             .with(want)
             .with(wait_max_us);
-        let answer: (i64, i64, i64, i64) = self.store.ask_by(&ask, deadline).await?;
+        let answer: (i64, i64, i64, i64) = self.store.ask(&ask).await?;
         Granted::new(answer, need.calls, want, wait_max_us).ok_or(Away)
     }
 }

@@ -134,6 +134,8 @@ impl Shared {
         self.lasting.fleet.install(&snapshot.pools, now_ms());
         snapshot.identity.install();
         self.snapshot.store(Arc::new(snapshot));
+        // Streams that were woken before have looked at the configuration of before.
+        self.lasting.fleet.ring_all();
     }
 
     /// What outlives every configuration.

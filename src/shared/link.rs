@@ -15,7 +15,6 @@ use redis::{
     RedisError, ServerErrorKind, TlsCertificates, Value,
 };
 use tokio::sync::Notify;
-use tokio::time::Instant;
 
 use super::ask::Ask;
 use super::sealed::Sealing;
@@ -114,20 +113,15 @@ impl Link {
         }
     }
 
-    /// Asks, and waits for the answer until then.
-    pub(super) async fn send(
-        &self,
-        connection: &Connection,
-        ask: &Ask,
-        deadline: Instant,
-    ) -> Result<Value, Away> {
+    /// Asks, and waits for the answer no longer than the settings allow.
+    pub(super) async fn send(&self, connection: &Connection, ask: &Ask) -> Result<Value, Away> {
         let _waits = Waits::new(&self.waiting).ok_or_else(|| {
             self.metrics.asked(ask.what(), "busy");
             Away
         })?;
         let command = ask.command();
         let asked = connection.clone().send(&command);
-        let asked = tokio::time::timeout_at(deadline, asked).await;
+        let asked = tokio::time::timeout(self.wait, asked).await;
         let outcome = match asked {
             Ok(Ok(value)) => {
                 self.failures.store(0, Ordering::Relaxed);

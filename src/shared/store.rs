@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use redis::{FromRedisValue, Value};
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 use super::ask::Ask;
 use super::fleet::{Beat, Heard};
@@ -157,20 +156,12 @@ impl Store {
     /// # Errors
     /// When there is no answer of this form in time; whoever asks goes on without it.
     pub async fn ask<T: FromRedisValue>(&self, ask: &Ask) -> Result<T, Away> {
-        self.ask_by(ask, Instant::now() + self.wait()).await
-    }
-
-    /// The same for who has waited for something already: until then, no longer.
-    ///
-    /// # Errors
-    /// As [`Store::ask`].
-    pub async fn ask_by<T: FromRedisValue>(&self, ask: &Ask, deadline: Instant) -> Result<T, Away> {
         let link = self.link.as_ref().ok_or(Away)?;
         let Some(connection) = link.connection.load_full() else {
             link.metrics.asked(ask.what(), "away");
             return Err(Away);
         };
-        let value = link.send(&connection, ask, deadline).await?;
+        let value = link.send(&connection, ask).await?;
         redis::from_redis_value(value).map_err(|error| {
             link.metrics.asked(ask.what(), "garbled");
             tracing::debug!(what = ask.what(), %error, "the shared store answers what makes no sense");
@@ -210,7 +201,7 @@ impl Store {
                 Err(why) => return link.lose(&why),
             },
         };
-        let answer = link.send(&connection, &ask, Instant::now() + link.wait).await;
+        let answer = link.send(&connection, &ask).await;
         let beat = answer.ok().and_then(|value| redis::from_redis_value::<Beat>(value).ok());
         let Some(beat) = beat else {
             // Somebody who waited for an answer has said more, if it is lost already.

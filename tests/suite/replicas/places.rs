@@ -114,6 +114,19 @@ async fn calls_wait_for_places_that_other_replicas_have() {
 }
 
 #[tokio::test]
+async fn a_store_that_is_late_refuses_nobody() {
+    let (store, upstream) = (Store::start(), Upstream::mcp("one").await);
+    let limits = "limits: [{ name: many, in_flight: 1000 }]\n";
+    let gateway = replica(&store, &upstream, limits).await;
+    stands(&gateway, "up, replicas: 1").await;
+    store.signal("STOP");
+    // All of them wait for the one that asks.
+    let answers = join_all((0..30).map(|_| call(&gateway))).await;
+    store.signal("CONT");
+    assert!(answers.iter().all(|answer| answer.status == 200), "{answers:?}");
+}
+
+#[tokio::test]
 async fn places_are_exact_with_the_store_and_shares_without() {
     let mut store = Store::start();
     let (upstream, _go) = patient().await;
