@@ -9,11 +9,11 @@ check:
 
 # All tests.
 test:
-    cargo test
+    cargo test --features kubernetes
 
 # The tests of one noun, for example `just suite sessions`.
 suite noun:
-    cargo test --test suite {{noun}}
+    cargo test --features kubernetes --test suite {{noun}}
 
 # Micro-benchmarks.
 bench *arguments:
