@@ -53,6 +53,29 @@ struct Seen<T> {
     fault: Option<String>,
 }
 
+/// A kind of object that can be watched in a namespace.
+pub(super) trait Watched:
+    Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+    + Clone
+    + DeserializeOwned
+    + Debug
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<K> Watched for K where
+    K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
+        + Clone
+        + DeserializeOwned
+        + Debug
+        + Send
+        + Sync
+        + 'static
+{
+}
+
 /// What is watched, and what is kept of it.
 pub(super) struct Wanted<K, T> {
     pub(super) cluster: Cluster,
@@ -65,16 +88,7 @@ pub(super) struct Wanted<K, T> {
 
 impl<T: Send + 'static> Watch<T> {
     /// Begins to watch. To be called within a runtime.
-    pub(super) fn start<K>(wanted: Wanted<K, T>) -> Self
-    where
-        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
-            + Clone
-            + DeserializeOwned
-            + Debug
-            + Send
-            + Sync
-            + 'static,
-    {
+    pub(super) fn start<K: Watched>(wanted: Wanted<K, T>) -> Self {
         let seen = Arc::new(Mutex::new(Seen { objects: None, version: 0, fault: None }));
         let mut task = JoinSet::new();
         task.spawn(follow(wanted, Arc::clone(&seen)));
@@ -104,16 +118,7 @@ impl<T: Send + 'static> Watch<T> {
     }
 }
 
-async fn follow<K, T>(wanted: Wanted<K, T>, seen: Arc<Mutex<Seen<T>>>)
-where
-    K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
-        + Clone
-        + DeserializeOwned
-        + Debug
-        + Send
-        + Sync
-        + 'static,
-{
+async fn follow<K: Watched, T>(wanted: Wanted<K, T>, seen: Arc<Mutex<Seen<T>>>) {
     let mut pauses = DefaultBackoff::default();
     loop {
         // A new client reads the token and the certificate again: both may have been replaced.
@@ -131,16 +136,11 @@ where
 }
 
 /// Lists and watches until something fails; tells what.
-async fn look<K, T>(client: Client, wanted: &Wanted<K, T>, seen: &Mutex<Seen<T>>) -> String
-where
-    K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
-        + Clone
-        + DeserializeOwned
-        + Debug
-        + Send
-        + Sync
-        + 'static,
-{
+async fn look<K: Watched, T>(
+    client: Client,
+    wanted: &Wanted<K, T>,
+    seen: &Mutex<Seen<T>>,
+) -> String {
     let api: Api<K> = match &wanted.namespace {
         Some(namespace) => Api::namespaced(client, namespace),
         None => Api::all(client),
