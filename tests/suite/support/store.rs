@@ -1,5 +1,6 @@
 //! A real redis-server as a child process: stopped, frozen, brought back and killed as tests like.
 
+use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -27,11 +28,12 @@ impl Store {
 
     /// The same with further arguments of `redis-server`.
     pub(crate) fn with(arguments: &[&str]) -> Self {
-        let port = free_address().port();
         let arguments: Vec<String> = arguments.iter().map(|text| (*text).to_owned()).collect();
-        let store = Self { child: spawn(port, &arguments), port, arguments, nodes: None };
-        store.wait_until_there();
-        store
+        let (port, child) = (0..10)
+            .map(|_| free_address().port())
+            .find_map(|port| Some((port, serving(port, &arguments)?)))
+            .expect("ten times somebody else had taken a port");
+        Self { child, port, arguments, nodes: None }
     }
 
     /// A cluster of one node, which refuses whatever spans two slots.
@@ -98,17 +100,14 @@ impl Store {
 
     /// Brings it back, empty.
     pub(crate) fn start_again(&mut self) {
-        self.child = spawn(self.port, &self.arguments);
-        self.wait_until_there();
-    }
-
-    fn wait_until_there(&self) {
         let started = Instant::now();
-        // It listens when it serves; whether it wants a password is the test's business.
-        while TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_err() {
-            assert!(started.elapsed() < START_TIMEOUT, "redis-server did not come up");
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        self.child = loop {
+            if let Some(child) = serving(self.port, &self.arguments) {
+                break child;
+            }
+            assert!(started.elapsed() < START_TIMEOUT, "its port was taken and stays so");
+            std::thread::sleep(Duration::from_millis(50));
+        };
     }
 }
 
@@ -120,6 +119,33 @@ impl Drop for Store {
             std::fs::remove_file(nodes).ok();
         }
     }
+}
+
+/// A process that serves on this port, or nothing if it ended because one of its ports is taken: a
+/// node of a cluster listens on a second one, and does so after it has accepted connections.
+fn serving(port: u16, arguments: &[String]) -> Option<Child> {
+    let mut child = spawn(port, arguments);
+    let started = Instant::now();
+    loop {
+        if answers(port) && child.try_wait().expect("waited").is_none() {
+            return Some(child);
+        }
+        if child.try_wait().expect("waited").is_some() {
+            return None;
+        }
+        assert!(started.elapsed() < START_TIMEOUT, "redis-server did not come up");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Whether a store answers there; that it wants a password is an answer.
+fn answers(port: u16) -> bool {
+    let Ok(mut stream) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)) else { return false };
+    stream.set_read_timeout(Some(Duration::from_secs(1))).expect("a timeout");
+    let mut first = [0];
+    stream.write_all(b"PING\r\n").is_ok()
+        && stream.read_exact(&mut first).is_ok()
+        && matches!(first, [b'+' | b'-'])
 }
 
 fn spawn(port: u16, arguments: &[String]) -> Child {
