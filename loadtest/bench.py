@@ -404,7 +404,7 @@ backend fake
         process = self.start(proxy)
         self.measure(process, 0.5, ["--connections", "1", *SESSION])
         before = process.memory_kib()
-        command = self.load_command(process.url, 3, ["--hold", count, "--idle", idle, *SESSION])
+        command = self.load_command(process.url, 3, ["--hold", count, "--idle", idle, *(["--answer", "8m"] if idle == "stopped" else []), *SESSION])
         with subprocess.Popen(command, stdout=subprocess.PIPE, preexec_fn=pinned(self.flags.load_core)) as load:
             opened = json.loads(load.stdout.readline())
             time.sleep(2)

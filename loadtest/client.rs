@@ -1,10 +1,11 @@
 //! One HTTP/1.1 connection of the load generator: what it sends is prebuilt, what it reads is checked.
 
 use std::io;
+use std::net::SocketAddr;
 
 use memchr::memmem;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use crate::request::{Expected, Target};
 use crate::wire::{self, Body, bad};
@@ -41,7 +42,20 @@ const KEPT_OF_ANY_BYTES: usize = 64 * 1024;
 
 impl Client {
     pub(crate) async fn connect(target: &Target) -> io::Result<Self> {
-        let stream = TcpStream::connect(target.address).await?;
+        Self::on(TcpStream::connect(target.address).await?, target)
+    }
+
+    /// The same with a receive buffer of so many bytes.
+    pub(crate) async fn connect_narrowly(target: &Target, bytes: u32) -> io::Result<Self> {
+        let socket = match target.address {
+            SocketAddr::V4(_) => TcpSocket::new_v4(),
+            SocketAddr::V6(_) => TcpSocket::new_v6(),
+        }?;
+        socket.set_recv_buffer_size(bytes)?;
+        Self::on(socket.connect(target.address).await?, target)
+    }
+
+    fn on(stream: TcpStream, target: &Target) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         let buffer = vec![0; BUFFER_BYTES].into_boxed_slice();
         let kept_bytes = match target.expected {

@@ -1,7 +1,7 @@
 //! A fake MCP server that costs as little as possible: prebuilt answers, chosen by the tool name, with the request's id put in.
 //!
 //! It reads JSON by looking for `"id"`, `"method"` and `"name"` in the first 64 KiB of the body and trusts what it finds,
-//! so it is good for measuring and for nothing else. Tools: `json_250`, `json_16k`, `json_256k`, `sse`; any other name is answered like `json_250`.
+//! so it is good for measuring and for nothing else. Tools: `json_250`, `json_16k`, `json_256k`, `json_8m`, `sse`; any other name is answered like `json_250`.
 
 mod wire;
 
@@ -59,7 +59,7 @@ const RESULT_CLOSE: &str = r#""}]}}"#;
 
 /// The end of every result: text, then the closing brackets. An answer takes as much of its end as it needs, so one copy serves all lengths.
 static ENDING: LazyLock<Vec<u8>> =
-    LazyLock::new(|| [&vec![b'x'; 256 * 1024], RESULT_CLOSE.as_bytes()].concat());
+    LazyLock::new(|| [&vec![b'x'; 8 * 1024 * 1024], RESULT_CLOSE.as_bytes()].concat());
 
 struct Connection {
     stream: TcpStream,
@@ -164,6 +164,7 @@ impl Connection {
             Some(br#""tools/call""#) => match value_of(&self.body.kept, br#""name""#) {
                 Some(br#""json_16k""#) => self.answer_result(&id, 16 * 1024).await,
                 Some(br#""json_256k""#) => self.answer_result(&id, 256 * 1024).await,
+                Some(br#""json_8m""#) => self.answer_result(&id, 8 * 1024 * 1024).await,
                 Some(br#""sse""#) => self.answer_event(&id).await,
                 _ => self.answer_result(&id, 250).await,
             },
@@ -263,7 +264,7 @@ const DISCOVERED: &str = r#"{"resultType":"complete","supportedVersions":["2026-
 
 /// What `tools/list` answers: the tools that have an answer of their own, and as many more as were asked for.
 fn tools(further: u32) -> String {
-    let own = ["json_250", "json_16k", "json_256k", "sse"].map(str::to_owned);
+    let own = ["json_250", "json_16k", "json_256k", "json_8m", "sse"].map(str::to_owned);
     let names = own.into_iter().chain((0..further).map(|number| format!("json_250_{number:04}")));
     let tools: Vec<_> = names
         .map(|name| format!(r#"{{"name":"{name}","inputSchema":{{"type":"object"}}}}"#))
@@ -337,7 +338,7 @@ mod tests {
             let list: serde_json::Value = serde_json::from_str(&tools(further)).unwrap();
             assert_eq!(list["tools"].as_array().unwrap().len(), expected);
         };
-        check(0, 4);
-        check(500, 504);
+        check(0, 5);
+        check(500, 505);
     }
 }

@@ -24,7 +24,12 @@ pub(crate) enum Idle {
     Sessions,
     /// Keep-alive connections over HTTP/1.1 that have made one call.
     Connections,
+    /// Clients that ask for a long answer (`--answer 8m`) and stop to read when it begins.
+    Stopped,
 }
+
+/// A stopped client takes no more than this from the wire.
+const STOPPED_RECEIVE_BYTES: u32 = 4096;
 
 const STREAMS_PER_CONNECTION: u32 = 100;
 
@@ -78,6 +83,7 @@ async fn open(
                 held.sessions += 1;
             }
             Idle::Connections => held.clients.push(connection_after_a_call(target, id).await?),
+            Idle::Stopped => held.clients.push(stopped_in_an_answer(target, id).await?),
             Idle::Http2Streams => {
                 if number % STREAMS_PER_CONNECTION == 0 {
                     sender = Some(connect_http2(target, &mut held.drivers).await?);
@@ -109,15 +115,7 @@ async fn open_stream(target: &Target, id: &mut u64) -> io::Result<Client> {
 
 async fn connection_after_a_call(target: &Target, id: &mut u64) -> io::Result<Client> {
     let mut client = Client::connect(target).await?;
-    let session = match target.era {
-        Era::Legacy => Some(client.initialize(target, id).await?.0),
-        Era::Modern => None,
-    };
-    let tail = target.tail();
-    let mut outgoing = Outgoing::new(target, session.as_deref(), &tail);
-    *id += 1;
-    outgoing.set_id(*id);
-    outgoing.send(&mut client.stream, &tail).await?;
+    ask(&mut client, target, id).await?;
     let head = client.answer().await?;
     match client.fault(&head, *id, target.expected) {
         None => {
@@ -126,6 +124,30 @@ async fn connection_after_a_call(target: &Target, id: &mut u64) -> io::Result<Cl
         }
         Some(fault) => Err(io::Error::other(fault)),
     }
+}
+
+async fn stopped_in_an_answer(target: &Target, id: &mut u64) -> io::Result<Client> {
+    let mut client = Client::connect_narrowly(target, STOPPED_RECEIVE_BYTES).await?;
+    ask(&mut client, target, id).await?;
+    let head = client.answer_head().await?;
+    if head.status != 200 {
+        return Err(refused("tools/call", head.status));
+    }
+    client.shrink();
+    Ok(client)
+}
+
+/// Makes one call, and does not wait for its answer.
+async fn ask(client: &mut Client, target: &Target, id: &mut u64) -> io::Result<()> {
+    let session = match target.era {
+        Era::Legacy => Some(client.initialize(target, id).await?.0),
+        Era::Modern => None,
+    };
+    let tail = target.tail();
+    let mut outgoing = Outgoing::new(target, session.as_deref(), &tail);
+    *id += 1;
+    outgoing.set_id(*id);
+    outgoing.send(&mut client.stream, &tail).await
 }
 
 async fn connect_http2(

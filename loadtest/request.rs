@@ -22,6 +22,8 @@ pub(crate) enum Answer {
     Json16k,
     #[value(name = "256k")]
     Json256k,
+    #[value(name = "8m")]
+    Json8m,
     Sse,
 }
 
@@ -31,6 +33,7 @@ impl Answer {
             Self::Json250 => "json_250",
             Self::Json16k => "json_16k",
             Self::Json256k => "json_256k",
+            Self::Json8m => "json_8m",
             Self::Sse => "sse",
         }
     }
@@ -40,6 +43,7 @@ impl Answer {
             Self::Json250 => 250,
             Self::Json16k => 16 * 1024,
             Self::Json256k => 256 * 1024,
+            Self::Json8m => 8 * 1024 * 1024,
             Self::Sse => (wire::EVENT_OPEN.len() + 250 + wire::EVENT_CLOSE.len()) as u64,
         }
     }
