@@ -1,5 +1,6 @@
 //! Passes an answer on to the client, part by part as it comes, and ends it as well as it can.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -375,7 +376,8 @@ impl Gateway {
             IsStream::No => timeouts.total.saturating_sub(ctx.started.elapsed()),
         };
         let began = Instant::now();
-        let part = while_client_waits(session, forward, limit, exchange.read_body()).await;
+        let read = pin!(exchange.read_body());
+        let part = while_client_waits(session, forward, limit, read).await;
         ctx.record.waited += began.elapsed();
         part
     }

@@ -34,7 +34,7 @@ use super::proxy_protocol::ProxyProtocol;
 use super::refusal::Refusal;
 use super::{Gateway, Shared};
 use crate::config::{self, ListenerLimits};
-use crate::lifecycle::{Hold, Lifecycle};
+use crate::lifecycle::Hold;
 use crate::telemetry::Reason;
 
 /// How an HTTP/2 connection begins (RFC 9113 section 3.4); no HTTP/1 method begins so.
@@ -61,9 +61,10 @@ pub struct Edge {
 /// Pingora's HTTP proxy, with our options for HTTP/2.
 struct Http {
     proxy: Arc<HttpProxy<Gateway>>,
+    /// For streams that have left the proxy.
+    gateway: Gateway,
     options: HttpServerOptions,
     limits: ListenerLimits,
-    lifecycle: Arc<Lifecycle>,
 }
 
 /// What came of waiting for a request.
@@ -93,8 +94,8 @@ impl Edge {
         options.h2_idle_timeout = Some(settings.limits.idle_timeout);
         let limits = settings.limits.clone();
         let speaks = settings.proxy_protocol == config::ProxyProtocol::V2;
-        let lifecycle = Arc::clone(shared.lifecycle());
-        let http = Http { proxy: Arc::new(proxy), options, limits: limits.clone(), lifecycle };
+        let (proxy, limits_too) = (Arc::new(proxy), limits.clone());
+        let http = Http { proxy, gateway: gateway(), options, limits: limits_too };
         Self {
             http: Arc::new(http),
             gateway: gateway(),
@@ -177,6 +178,8 @@ impl Edge {
                 }
             };
             begun = next;
+            // The head of a stream stays in memory as long as the stream.
+            let head = if head.starts_with(b"GET ") { BytesMut::from(&head[..]) } else { head };
             left = left.saturating_sub(1);
             let mut session = ServerSession::new_http1(stream);
             session.set_keepalive(Some(self.limits.idle_timeout.as_secs()));
@@ -186,26 +189,11 @@ impl Edge {
             session.set_keepalive_reuses_remaining(is_last.then_some(0));
             session.set_pipelined_prefix(head);
             let request = self.http.proxy.process_new_http(session, &self.never);
-            let reused = match with_place(request).await {
-                (_, Some(parked)) => self.drive_parked(parked).await,
-                (reused, None) => reused.map(|reused| reused.consume().0),
-            };
-            match reused {
+            match self.http.carry(request).await {
                 Some(reused) => stream = reused,
                 None => return,
             }
         }
-    }
-
-    /// Drives a stream that has left Pingora's request; returns the connection if it can be used.
-    async fn drive_parked(&self, mut parked: Box<Parked>) -> Option<Stream> {
-        let driven = Box::pin(self.gateway.drive_parked(&mut parked)).await;
-        let Parked { downstream, mut ctx, permit, .. } = *parked;
-        self.gateway.log(downstream.req_header(), &mut ctx);
-        drop((ctx, permit));
-        driven.ok()?;
-        let reusable = Box::pin(downstream.finish()).await.ok().flatten()?;
-        Some(reusable.into_parts().0)
     }
 
     /// Serves an HTTP/2 connection without TLS, whose preface has begun to arrive.
@@ -344,6 +332,47 @@ impl Edge {
     }
 }
 
+impl Http {
+    /// Carries a request that Pingora serves to its end; returns its connection if it can be used for
+    /// another.
+    async fn carry(
+        &self,
+        request: impl Future<Output = Option<ReusedHttpStream>>,
+    ) -> Option<Stream> {
+        match with_place(request).await {
+            (_, Some(parked)) => self.drive_parked(parked).await,
+            (reused, None) => reused.map(|reused| reused.consume().0),
+        }
+    }
+
+    /// Drives a stream that has left Pingora's request; returns the connection if it can be used.
+    async fn drive_parked(&self, mut parked: Box<Parked>) -> Option<Stream> {
+        let driven = Box::pin(self.gateway.drive_parked(&mut parked)).await;
+        let downstream = self.end_parked(parked, &driven)?;
+        let reusable = Box::pin(downstream.finish()).await.ok().flatten()?;
+        Some(reusable.into_parts().0)
+    }
+
+    /// Puts a stream down that has ended; returns its connection if it ended well.
+    fn end_parked(
+        &self,
+        parked: Box<Parked>,
+        driven: &pingora::Result<()>,
+    ) -> Option<Box<ServerSession>> {
+        let Parked { mut downstream, mut ctx, .. } = *parked;
+        self.gateway.log(downstream.req_header(), &mut ctx);
+        match (driven, downstream.as_mut()) {
+            (Ok(()), _) => Some(downstream),
+            (Err(_), ServerSession::H2(stream)) => {
+                // The connection goes on with the others.
+                stream.shutdown();
+                None
+            }
+            (Err(_), _) => None,
+        }
+    }
+}
+
 #[async_trait]
 impl ServerApp for Edge {
     #[expect(
@@ -370,8 +399,10 @@ impl HttpServerApp for Http {
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
         // A request may outlive its connection.
-        let _hold = self.lifecycle.hold();
-        self.proxy.process_new_http(session, shutdown).await
+        let _hold = self.gateway.lifecycle.hold();
+        // Over HTTP/2, which alone comes this way, a connection is not used again but shared.
+        let request = self.proxy.process_new_http(session, shutdown);
+        self.carry(request).await.map(|stream| ReusedHttpStream::new(stream, None))
     }
 
     fn h2_options(&self) -> Option<H2Options> {

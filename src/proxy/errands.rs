@@ -52,12 +52,12 @@ impl Gateway {
         &self,
         session: &mut ServerSession,
         ctx: &mut Context,
-        errand: Errand,
+        errand: &Errand,
     ) -> pingora::Result<()> {
         if errand.what == What::Listen {
             return self.merge(session, ctx, errand).await;
         }
-        match self.do_errand(session, ctx, &errand).await {
+        match self.do_errand(session, ctx, errand).await {
             Ok(said) => {
                 ctx.record.reached = Reached::Answered;
                 ctx.record.outcome = Some(Outcome::Ok);

@@ -20,8 +20,9 @@ const INTERIM_MAX: usize = 8;
 const CHUNK_LINE_BYTES_MAX: usize = 4096;
 /// A body up to this size is sent in one piece with its head.
 const JOINED_BYTES_MAX: usize = 16 * 1024;
-/// Read sizes grow from the first to the second while an endpoint fills them.
-const READ_BYTES: std::ops::RangeInclusive<usize> = FIRST_BYTES..=64 * 1024;
+/// Read sizes grow from the first to the second while an endpoint fills them. A client that has
+/// stopped to read holds the last of them.
+const READ_BYTES: std::ops::RangeInclusive<usize> = FIRST_BYTES..=16 * 1024;
 /// As much is read by way of the stack.
 const FIRST_BYTES: usize = 1024;
 

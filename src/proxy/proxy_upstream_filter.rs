@@ -7,7 +7,7 @@ use pingora_proxy::Session;
 use super::Gateway;
 use super::answer;
 use super::context::Context;
-use super::parked::{self, Parked};
+use super::parked::{self, Parked, Source};
 use super::plan::{Exchange, Forward, Plan, Shape};
 use super::pump::{End, Pumped};
 use super::refusal::Refusal;
@@ -28,30 +28,16 @@ impl Gateway {
                 ctx.record.outcome = Some(Outcome::Cancelled);
                 Error::e_explain(ErrorType::ConnectionClosed, "client left")
             }
-            Plan::Errand(errand) => {
-                let permit = match self.stream_permit(ctx, errand.shape) {
-                    Ok(permit) => permit,
-                    Err(refusal) => {
-                        return answer::refuse(session.as_mut(), ctx, &refusal).await;
-                    }
-                };
-                let done = Box::pin(self.run_errand(session.as_mut(), ctx, *errand)).await;
-                drop(permit);
-                done
-            }
-            Plan::Forward(mut forward) => {
-                let permit = match self.stream_permit(ctx, forward.shape) {
-                    Ok(permit) => permit,
-                    Err(refusal) => {
-                        return answer::refuse(session.as_mut(), ctx, &refusal).await;
-                    }
-                };
-                if forward.shape.exchange == Exchange::Stream && parked::is_possible() {
-                    parked::park(session, ctx, forward, permit);
-                    return Error::e_explain(ErrorType::ConnectionClosed, "goes on elsewhere");
-                }
-                self.drive(session.as_mut(), ctx, &mut forward).await
-            }
+            Plan::Errand(errand) => match self.stream_permit(ctx, errand.shape) {
+                Ok(None) => Box::pin(self.run_errand(session.as_mut(), ctx, &errand)).await,
+                Ok(permit) => parked::park(session, ctx, Source::Several(errand), permit),
+                Err(refusal) => answer::refuse(session.as_mut(), ctx, &refusal).await,
+            },
+            Plan::Forward(mut forward) => match self.stream_permit(ctx, forward.shape) {
+                Ok(None) => self.drive(session.as_mut(), ctx, &mut forward).await,
+                Ok(permit) => parked::park(session, ctx, Source::One(forward), permit),
+                Err(refusal) => answer::refuse(session.as_mut(), ctx, &refusal).await,
+            },
         }
     }
 
@@ -64,7 +50,7 @@ impl Gateway {
     ) -> pingora::Result<()> {
         let end = match self.pump(session, ctx, forward).await {
             Pumped::Ended(end) => end,
-            // Boxed, so that calls have no room for what only streams need.
+            // An answer in events. Boxed, so that calls have no room for what only streams need.
             Pumped::Stream(body, in_flight) => {
                 Box::pin(self.pass_on_stream(session, ctx, forward, body, in_flight)).await
             }
@@ -75,7 +61,13 @@ impl Gateway {
     /// Carries a stream that has left Pingora's request to its end. While it idles, what came before
     /// its first event has no room any more.
     pub(super) async fn drive_parked(&self, parked: &mut Parked) -> pingora::Result<()> {
-        let Parked { downstream, ctx, forward, .. } = parked;
+        let Parked { downstream, ctx, source, .. } = parked;
+        let forward = match source {
+            Source::One(forward) => forward,
+            Source::Several(errand) => {
+                return Box::pin(self.run_errand(downstream, ctx, errand)).await;
+            }
+        };
         let end = match Box::pin(self.pump(downstream, ctx, forward)).await {
             Pumped::Ended(end) => end,
             Pumped::Stream(body, in_flight) => {

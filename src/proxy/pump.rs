@@ -6,6 +6,7 @@
 //! there is one life of a request and not two; `loadtest/compare` shows that it costs less than
 //! Pingora's own pipeline.
 
+use std::pin::{Pin, pin};
 use std::time::{Duration, Instant};
 
 use pingora::ErrorType;
@@ -253,7 +254,7 @@ async fn ask(
         _ => 4096,
     };
     ctx.record.reached = Reached::Server;
-    let answer = async {
+    let answer = pin!(async {
         let sent = exchange.send(head, &forward.body).await;
         match exchange.read_head(room).await {
             Ok(head) => Ok(head),
@@ -261,7 +262,7 @@ async fn ask(
             // more than our failure to write the rest.
             Err(broken) => Err(sent.err().unwrap_or(broken)),
         }
-    };
+    });
     let began = Instant::now();
     let limit = forward.pool.timeouts().first_byte;
     let head = while_client_waits(session, forward, limit, answer).await;
@@ -273,26 +274,23 @@ async fn ask(
     head
 }
 
-/// Waits for `work`, at most `limit`, and no longer than the client does where that matters.
+/// Waits for `work`, at most `limit`, and no longer than the client does where that matters. It is
+/// handed over by reference, because every future that holds another by value has room for it twice.
 pub(super) async fn while_client_waits<T>(
     session: &mut ServerSession,
     forward: &Forward,
     limit: Duration,
-    work: impl Future<Output = Result<T, Broken>>,
+    work: Pin<&mut impl Future<Output = Result<T, Broken>>>,
 ) -> Result<T, Interrupted> {
-    let work = async {
-        match timeout(limit, work).await {
-            Ok(done) => done.map_err(Interrupted::Broken),
-            Err(_) => Err(Interrupted::TimedOut),
-        }
+    let work = timeout(limit, work);
+    let done = match forward.shape.ends_with_client() {
+        true => while_client_stays(session, work).await,
+        false => Some(work.await),
     };
-    if !forward.shape.ends_with_client() {
-        return work.await;
-    }
-    tokio::select! {
-        biased; // What the server has already said comes before the client's leaving.
-        done = work => done,
-        () = client_leaves(session) => Err(Interrupted::ClientGone),
+    match done {
+        Some(Ok(done)) => done.map_err(Interrupted::Broken),
+        Some(Err(_)) => Err(Interrupted::TimedOut),
+        None => Err(Interrupted::ClientGone),
     }
 }
 
@@ -302,7 +300,7 @@ pub(super) async fn while_client_stays<T>(
     work: impl Future<Output = T>,
 ) -> Option<T> {
     tokio::select! {
-        biased;
+        biased; // What the server has already said comes before the client's leaving.
         done = work => Some(done),
         () = client_leaves(session) => None,
     }

@@ -3,10 +3,13 @@
 //!
 //! What the gateway itself has to say is said between two events only.
 
+use std::pin::pin;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use super::context::Context;
 use super::deliver::{Body, Handed, note_use};
+use super::exchange::Exchange;
+use super::http1::Broken;
 use super::plan::Forward;
 use super::pump::{Begun, End, Interrupted, while_client_waits};
 use super::response_body_filter::BodyWatch;
@@ -18,6 +21,7 @@ use crate::upstream::{InFlight, Loss, now_ms};
 use bytes::Bytes;
 use pingora::http::RequestHeader;
 use pingora::protocols::http::ServerSession;
+use tokio::sync::watch;
 
 /// Streams that end because the gateway stops do so within this time, so that their clients do not
 /// come back all at once.
@@ -82,7 +86,8 @@ enum Heeded {
 }
 
 impl Gateway {
-    /// Gives the client the events of a stream, from wherever its session lives.
+    /// Gives the client the events of a stream, from wherever its session lives. What is not done
+    /// while it idles is boxed, so that an idle stream has no room for it.
     pub(super) async fn pass_on_stream(
         &self,
         session: &mut ServerSession,
@@ -100,11 +105,14 @@ impl Gateway {
         let mut silent = Duration::ZERO;
         loop {
             if let Some(part) = part.take() {
-                match self.hand_on(session, ctx, forward, &mut watch, &mut filter, part).await {
+                let given = self.hand_on(session, ctx, forward, &mut watch, &mut filter, part);
+                match Box::pin(given).await {
                     Handed::On => {}
-                    Handed::ClientGone => return self.client_left(ctx, forward, exchange).await,
+                    Handed::ClientGone => {
+                        return Box::pin(self.client_left(ctx, forward, exchange)).await;
+                    }
                     Handed::Faulty(fault) => {
-                        return self.end_listing(session, ctx, forward, fault).await;
+                        return Box::pin(self.end_listing(session, ctx, forward, fault)).await;
                     }
                 }
             }
@@ -112,12 +120,12 @@ impl Gateway {
                 must_look = false;
                 match Box::pin(self.heed(session, ctx, forward, &mut changes, &mut term)).await {
                     Heeded::Stay => {}
-                    Heeded::End(last) => return last_words(session, ctx, last).await,
+                    Heeded::End(last) => return Box::pin(last_words(session, ctx, last)).await,
                     Heeded::Leave(loss) => {
                         drop(exchange.take());
                         let followed = Box::pin(self.follow(session, ctx, forward, loss)).await;
                         let Some(begun) = followed else {
-                            return last_words(session, ctx, retry_hint()).await;
+                            return Box::pin(last_words(session, ctx, retry_hint())).await;
                         };
                         filter.restart();
                         (exchange, in_flight) = (Some(begun.exchange), begun.in_flight);
@@ -128,19 +136,14 @@ impl Gateway {
             }
             let Some(open) = exchange.as_mut() else {
                 drop(in_flight);
-                return last_words(session, ctx, Vec::new()).await;
-            };
-            let wait = async {
-                tokio::select! {
-                    biased;
-                    part = open.read_body() => part.map(Heard::Part),
-                    _ = bell.changed(), if !must_look => Ok(Heard::Bell),
-                    () = tokio::time::sleep(term.within(still_used)) => Ok(Heard::Nothing),
-                }
+                return Box::pin(last_words(session, ctx, Vec::new())).await;
             };
             let limit = forward.pool.timeouts().stream_idle.saturating_sub(silent);
             let began = Instant::now();
-            let heard = while_client_waits(session, forward, limit, wait).await;
+            let heard = {
+                let heard = pin!(hear(open, &mut bell, must_look, term.within(still_used)));
+                while_client_waits(session, forward, limit, heard).await
+            };
             ctx.record.waited += began.elapsed();
             silent = match heard {
                 Ok(Heard::Part(_)) => Duration::ZERO,
@@ -151,11 +154,12 @@ impl Gateway {
                 Ok(Heard::Part(Some(heard))) => part = Some(heard),
                 Ok(Heard::Part(None)) => (must_look, exchange) = (true, None),
                 Ok(Heard::Bell) => must_look = true,
-                Err(interrupted) => {
+                Err(fault) => {
                     exchange = None;
-                    must_look = self.may_follow(ctx, forward, &watch, &interrupted).await;
+                    must_look = self.may_follow(ctx, forward, &watch, &fault).await;
                     if !must_look {
-                        return self.interrupted(session, ctx, forward, &watch, interrupted).await;
+                        let end = self.interrupted(session, ctx, forward, &watch, fault);
+                        return Box::pin(end).await;
                     }
                 }
             }
@@ -285,6 +289,21 @@ impl Gateway {
             tokio::time::sleep(Duration::from_millis(fastrand::u64(..LEAVE_MS))).await;
         }
         forward.pool.must_leave(endpoint, now_ms()).is_some()
+    }
+}
+
+/// Waits for the endpoint, for the bell unless it has rung, and no longer than this.
+async fn hear(
+    open: &mut Exchange,
+    bell: &mut watch::Receiver<u64>,
+    has_rung: bool,
+    within: Duration,
+) -> Result<Heard, Broken> {
+    tokio::select! {
+        biased;
+        part = open.read_body() => part.map(Heard::Part),
+        _ = bell.changed(), if !has_rung => Ok(Heard::Bell),
+        () = tokio::time::sleep(within) => Ok(Heard::Nothing),
     }
 }
 

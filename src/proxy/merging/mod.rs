@@ -4,8 +4,6 @@
 //! Nothing is read of any of them while the client has not taken what was read before, so that a slow
 //! client pushes back on all of them and no queue grows. One source at a time has the floor while an
 //! event is passed on in parts; otherwise events of all of them take turns as they come.
-//!
-//! The stream is driven in Pingora's future of the request, also over HTTP/1: it is not `parked`.
 
 mod answering;
 mod opening;
@@ -44,9 +42,9 @@ impl Gateway {
         &self,
         session: &mut ServerSession,
         ctx: &mut Context,
-        errand: Errand,
+        errand: &Errand,
     ) -> pingora::Result<()> {
-        let sought = match Box::pin(self.sources(session.req_header(), ctx, &errand)).await {
+        let sought = match Box::pin(self.sources(session.req_header(), ctx, errand)).await {
             Ok(sought) => sought,
             Err(refusal) => return answer::refuse(session, ctx, &refusal).await,
         };
@@ -55,7 +53,7 @@ impl Gateway {
         let (ending, tally) = {
             let scene =
                 Scene { gateway: self, ctx, client: &client, session: errand.session.as_ref() };
-            let answering = Answering::new(&errand, sought.asked);
+            let answering = Answering::new(errand, sought.asked);
             let mut streaming = Streaming::new(&scene, answering, sought.sources);
             let ending = Box::pin(streaming.run(session)).await;
             // Whatever is open at servers is closed before anything else is done.

@@ -178,7 +178,8 @@ impl<'s> Source<'s> {
             let heard = match &self.state {
                 State::Due(due) => {
                     tokio::time::sleep(due.saturating_duration_since(Instant::now())).await;
-                    self.begin().await
+                    // Boxed, so that a source that waits has no room for it.
+                    Box::pin(self.begin()).await
                 }
                 State::Silent => self.wait_in_silence().await,
                 State::Open(_) => self.listen().await,
