@@ -92,10 +92,9 @@ impl Edge {
         let mut options = HttpServerOptions::default();
         options.h2c = true;
         options.h2_idle_timeout = Some(settings.limits.idle_timeout);
-        let limits = settings.limits.clone();
         let speaks = settings.proxy_protocol == config::ProxyProtocol::V2;
-        let (proxy, limits_too) = (Arc::new(proxy), limits.clone());
-        let http = Http { proxy, gateway: gateway(), options, limits: limits_too };
+        let (proxy, limits) = (Arc::new(proxy), settings.limits.clone());
+        let http = Http { proxy, gateway: gateway(), options, limits: limits.clone() };
         Self {
             http: Arc::new(http),
             gateway: gateway(),
@@ -178,7 +177,7 @@ impl Edge {
                 }
             };
             begun = next;
-            // The head of a stream stays in memory as long as the stream.
+            // The head of a stream stays in memory as long as the stream: without room to spare.
             let head = if head.starts_with(b"GET ") { BytesMut::from(&head[..]) } else { head };
             left = left.saturating_sub(1);
             let mut session = ServerSession::new_http1(stream);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 
 use super::slices::{self, Slice, Stay};
-use super::watch::{Objects, Wanted, Watch};
+use super::watch::{Kind, Objects, Wanted, Watch};
 use crate::config;
 use crate::telemetry::Metrics;
 use crate::upstream::discovery::found_at;
@@ -20,6 +20,8 @@ const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 /// How long the API server may hold up a start.
 const START_MAX: Duration = Duration::from_secs(3);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+impl Kind for EndpointSlice {}
 
 /// What is watched for each server whose endpoints are pods.
 #[derive(Default)]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1;
 use kube::ResourceExt as _;
 
-use super::watch::{Objects, Wanted, Watch};
+use super::watch::{Kind, Objects, Wanted, Watch};
 use crate::config::{self, Cluster, Kubernetes, Watched};
 use crate::telemetry::Metrics;
 
@@ -18,6 +18,8 @@ const START_MAX: Duration = Duration::from_secs(3);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// A longer annotation means nothing here.
 const ANNOTATION_BYTES_MAX: usize = 1024;
+
+impl Kind for v1::Service {}
 
 /// A service, as far as it matters for becoming a server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

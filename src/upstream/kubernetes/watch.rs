@@ -54,7 +54,7 @@ struct Seen<T> {
 }
 
 /// A kind of object that can be watched in a namespace.
-pub(super) trait Watched:
+pub(super) trait Kind:
     Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
     + Clone
     + DeserializeOwned
@@ -62,17 +62,6 @@ pub(super) trait Watched:
     + Send
     + Sync
     + 'static
-{
-}
-
-impl<K> Watched for K where
-    K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>
-        + Clone
-        + DeserializeOwned
-        + Debug
-        + Send
-        + Sync
-        + 'static
 {
 }
 
@@ -88,7 +77,7 @@ pub(super) struct Wanted<K, T> {
 
 impl<T: Send + 'static> Watch<T> {
     /// Begins to watch. To be called within a runtime.
-    pub(super) fn start<K: Watched>(wanted: Wanted<K, T>) -> Self {
+    pub(super) fn start<K: Kind>(wanted: Wanted<K, T>) -> Self {
         let seen = Arc::new(Mutex::new(Seen { objects: None, version: 0, fault: None }));
         let mut task = JoinSet::new();
         task.spawn(follow(wanted, Arc::clone(&seen)));
@@ -118,7 +107,7 @@ impl<T: Send + 'static> Watch<T> {
     }
 }
 
-async fn follow<K: Watched, T>(wanted: Wanted<K, T>, seen: Arc<Mutex<Seen<T>>>) {
+async fn follow<K: Kind, T>(wanted: Wanted<K, T>, seen: Arc<Mutex<Seen<T>>>) {
     let mut pauses = DefaultBackoff::default();
     loop {
         // A new client reads the token and the certificate again: both may have been replaced.
@@ -136,11 +125,7 @@ async fn follow<K: Watched, T>(wanted: Wanted<K, T>, seen: Arc<Mutex<Seen<T>>>) 
 }
 
 /// Lists and watches until something fails; tells what.
-async fn look<K: Watched, T>(
-    client: Client,
-    wanted: &Wanted<K, T>,
-    seen: &Mutex<Seen<T>>,
-) -> String {
+async fn look<K: Kind, T>(client: Client, wanted: &Wanted<K, T>, seen: &Mutex<Seen<T>>) -> String {
     let api: Api<K> = match &wanted.namespace {
         Some(namespace) => Api::namespaced(client, namespace),
         None => Api::all(client),
